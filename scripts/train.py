@@ -1,0 +1,32 @@
+"""Train a preset, report its test likelihood: scripts/train.py PRESET [--overrides]."""
+
+import sys
+
+from vgm import cli, configs, experiment
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return cli.guarded(lambda: train(arguments))
+
+
+def train(arguments: list[str] | None) -> None:
+    config = cli.parse_preset(
+        configs.PRESETS,
+        arguments,
+        prog="train.py",
+        description="Train a variational generative model and report its likelihood.",
+    )
+    cli.enable_compilation_cache()
+    with cli.reporting() as reporter:
+        result = experiment.run(config, reporter)
+    run_dir = experiment.run_directory(config)
+    cli.print_table(
+        f"{result['preset']} on {result['data']} ({result['observation']})",
+        experiment.result_table(result),
+        header=("quantity", "value", "how"),
+    )
+    print(f"report: {run_dir / 'report.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

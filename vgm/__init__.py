@@ -1,0 +1,2 @@
+"""x"""
+from vgm.runs import load as load

@@ -1,0 +1,162 @@
+"""Importance-weighted bounds on log p(x).
+
+With log weights log w_k = log p(x, z_k) - log q(z_k | x), z_k ~ q,
+
+    L_K = E log 1/K sum_k w_k,   L_1 = ELBO,   L_K <= L_{K+1} <= log p(x)            (1)
+
+(Burda et al. 2016, theorem 1). ``Accumulator`` sums weights as they come, so memory does
+not grow with K.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgm.numerics import log_mean_exp
+from vgm.types import PRNGKey, Scalar
+
+
+def iwae(log_w: Float[Array, " samples"]) -> Scalar:
+    """The K-sample bound of one example, log 1/K sum exp(log_w), in nats.
+
+    >>> import jax.numpy as jnp
+    >>> float(iwae(jnp.asarray([-2.0, -2.0, -2.0])))
+    -2.0
+
+    Args:
+        log_w: Log importance weights of one example.
+
+    Returns:
+        One draw of L_K (Burda et al. 2016, eq. 8).
+    """
+    return log_mean_exp(log_w)
+
+
+def effective_sample_size(log_w: Float[Array, " samples"]) -> Scalar:
+    """(sum w)^2 / sum w^2, between 1 and K (Kong 1992).
+
+    >>> import jax.numpy as jnp
+    >>> float(effective_sample_size(jnp.zeros(5)))
+    5.0
+
+    Args:
+        log_w: Log importance weights of one example.
+
+    Returns:
+        The number of equally weighted draws worth as much.
+    """
+    return effective_samples(accumulate(empty_accumulator(()), log_w))
+
+
+class Accumulator(NamedTuple):
+    """Sums over importance weights, in logarithms; constant memory in K.
+
+    Attributes:
+        log_sum: log sum w.
+        log_sum_squares: log sum w^2.
+        sum_log_w: sum log w, for the ELBO.
+        count: Number of weights.
+    """
+
+    log_sum: Float[Array, "*batch"]
+    log_sum_squares: Float[Array, "*batch"]
+    sum_log_w: Float[Array, "*batch"]
+    count: Float[Array, ""]
+
+
+def empty_accumulator(shape: tuple[int, ...]) -> Accumulator:
+    """An accumulator of no weights.
+
+    Args:
+        shape: Batch shape of the weights to come.
+
+    Returns:
+        Sums over nothing: log 0 and 0.
+    """
+    nothing = jnp.full(shape, -jnp.inf)
+    return Accumulator(nothing, nothing, jnp.zeros(shape), jnp.zeros(()))
+
+
+def accumulate(
+    accumulator: Accumulator, log_w: Float[Array, "samples *batch"]
+) -> Accumulator:
+    """Add weights; samples on the first axis.
+
+    Args:
+        accumulator: Sums so far.
+        log_w: New log importance weights.
+
+    Returns:
+        Sums including the new weights.
+    """
+    return Accumulator(
+        jnp.logaddexp(accumulator.log_sum, jax.nn.logsumexp(log_w, axis=0)),
+        jnp.logaddexp(
+            accumulator.log_sum_squares, jax.nn.logsumexp(2.0 * log_w, axis=0)
+        ),
+        accumulator.sum_log_w + jnp.sum(log_w, axis=0),
+        accumulator.count + log_w.shape[0],
+    )
+
+
+def log_evidence(accumulator: Accumulator) -> Float[Array, "*batch"]:
+    """The K-sample bound of all accumulated weights, in nats: L_K of (1).
+
+    Args:
+        accumulator: Sums over K weights.
+
+    Returns:
+        log 1/K sum w.
+    """
+    return accumulator.log_sum - jnp.log(accumulator.count)
+
+
+def effective_samples(accumulator: Accumulator) -> Float[Array, "*batch"]:
+    """Effective sample size of all accumulated weights.
+
+    Args:
+        accumulator: Sums over K weights.
+
+    Returns:
+        (sum w)^2 / sum w^2.
+    """
+    return jnp.exp(2.0 * accumulator.log_sum - accumulator.log_sum_squares)
+
+
+def stream(
+    key: PRNGKey,
+    log_weight: Callable[[PRNGKey], Float[Array, "*batch"]],
+    *,
+    num_samples: int,
+    chunk_size: int,
+) -> Accumulator:
+    """Draw and accumulate log weights, ``chunk_size`` at a time.
+
+    Whatever does not depend on the draw (the encoder) belongs outside ``log_weight``:
+    close over it, so that it is computed once.
+
+    Args:
+        key: Random key; draw k uses ``fold_in(key, k)``, so that K draws are the first
+            of K + 1 and the chunk size does not change the result's draws.
+        log_weight: Log importance weights of a batch, from a key.
+        num_samples: K, the number of draws.
+        chunk_size: Draws computed at once.
+
+    Returns:
+        The sums over K weights, with the batch shape of ``log_weight``.
+    """
+    shape = jax.eval_shape(log_weight, key).shape
+    draw = jax.vmap(lambda index: log_weight(jax.random.fold_in(key, index)))
+    num_chunks, rest = divmod(num_samples, chunk_size)
+
+    def add(accumulator: Accumulator, chunk: Array) -> tuple[Accumulator, None]:
+        indices = chunk * chunk_size + jnp.arange(chunk_size)
+        return accumulate(accumulator, draw(indices)), None
+
+    result, _ = jax.lax.scan(add, empty_accumulator(shape), jnp.arange(num_chunks))
+    if rest:
+        result = accumulate(result, draw(num_chunks * chunk_size + jnp.arange(rest)))
+    return result

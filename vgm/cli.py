@@ -1,0 +1,224 @@
+"""What the scripts share: typed arguments, one-line errors, progress.
+
+A script's ``main`` takes arguments and returns an exit status: 0; 2 for bad input, after
+one line on standard error; 130 if interrupted.
+"""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+from vgm.errors import UserError
+from vgm.experiment import Progress, Reporter
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], arguments: Sequence[str] | None, *, prog: str) -> T:
+    """Command-line arguments as a dataclass, by tyro.
+
+    Args:
+        kind: The dataclass.
+        arguments: Arguments; None for the process's.
+        prog: Name of the script.
+
+    Returns:
+        Its instance.
+
+    Raises:
+        UserError: If they do not fit, in one line.
+    """
+    tyro = _tyro()
+    with _one_line_errors():
+        return tyro.cli(kind, prog=prog, args=arguments)
+
+
+def parse_preset(
+    presets: Mapping[str, tuple[str, T]],
+    arguments: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str,
+) -> T:
+    """A preset with overrides from the command line, by tyro.
+
+    Args:
+        presets: Descriptions and configurations by name.
+        arguments: Arguments; None for the process's.
+        prog: Name of the script.
+        description: What the script does.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: If they do not fit, in one line.
+    """
+    tyro = _tyro()
+    with _one_line_errors():
+        return tyro.extras.overridable_config_cli(
+            presets, prog=prog, description=description, args=arguments
+        )
+
+
+def _tyro() -> Any:
+    try:
+        import tyro
+    except ImportError as error:
+        raise UserError(
+            "the scripts read their flags with tyro, which is not installed; run: "
+            "pip install tyro, or call vgm.experiment.run(config) from Python"
+        ) from error
+    return tyro
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    caught = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(caught):
+            yield
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(condense(caught.getvalue())) from None
+
+
+def condense(boxed: str) -> str:
+    """One line from a boxed message of tyro.
+
+    Args:
+        boxed: Its lines, with borders.
+
+    Returns:
+        What is wrong, and the nearest flag or the choices where it names them.
+    """
+    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in boxed.splitlines()[1:]]
+    paragraphs = [
+        " ".join(part.split())
+        for part in re.split(r"─{5,}", "\n".join(lines))
+        if part.strip()
+    ]
+    message = paragraphs[0] if paragraphs else "the arguments cannot be read"
+    for paragraph in paragraphs[1:]:
+        if paragraph.startswith("Perhaps you meant"):
+            nearest = re.search(r"--[\w.-]+", paragraph)
+            message += f"; did you mean {nearest.group()}?" if nearest else ""
+        elif paragraph.startswith("Available"):
+            message += f"; {paragraph[0].lower()}{paragraph[1:]}"
+    return f"{message}; see --help"
+
+
+def guarded(main: Callable[[], None]) -> int:
+    """Run a script's body and turn its end into an exit status.
+
+    Args:
+        main: The body.
+
+    Returns:
+        0, 2 or 130.
+    """
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; go on with the same command and --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs between processes, unless the user set a place already."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "vgm" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[Reporter]:
+    """A reporter: a progress bar on a terminal, plain lines elsewhere.
+
+    Yields:
+        The reporter.
+    """
+    if not sys.stdout.isatty():
+        yield Reporter(say=_print_line, progress=_print_progress)
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(news: Progress) -> None:
+            if news.stage not in tasks:
+                tasks[news.stage] = bars.add_task(
+                    news.stage, total=news.total, status=""
+                )
+            status = "" if news.row is None else _status(news.row)
+            bars.update(tasks[news.stage], completed=news.done, status=status)
+
+        yield Reporter(say=bars.console.print, progress=progress)
+
+
+def _print_line(line: str) -> None:
+    print(line, flush=True)
+
+
+def _print_progress(news: Progress) -> None:
+    if news.row is not None:
+        _print_line(f"step {news.done}/{news.total}  {_status(news.row)}")
+
+
+def _status(row: Mapping[str, Any]) -> str:
+    parts = [f"ELBO {row['train_elbo']:.2f} nats"]
+    if row["validation_elbo"] is not None:
+        parts.append(f"validation {row['validation_elbo']:.2f}")
+    if row["train_skipped"]:
+        parts.append(f"{row['train_skipped']:.0f} non-finite steps skipped")
+    parts.append(f"{row['steps_per_second']:.0f} steps/s")
+    return ", ".join(parts)
+
+
+def print_table(title: str, rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
+    """Print a table, whole at any width of the terminal.
+
+    Args:
+        title: Title.
+        rows: Cells.
+        header: Names of the columns.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    # A pipe has no width; wide enough for every cell on one line.
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, highlight=False).print(table)

@@ -1,0 +1,114 @@
+"""The presets: complete configurations by name."""
+
+from vgm.configs.schema import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+
+EPOCH = 469
+"""Steps in an epoch of MNIST's 60,000 training images at batch size 128."""
+
+_GREY_MNIST = DataConfig(
+    name="mnist", observation="grey-bernoulli", num_validation=0
+)
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "vae-digits": (
+        "Embedded 8x8 digits, categorical likelihood; under a minute on a laptop.",
+        Config(
+            preset="vae-digits",
+            data=DataConfig(name="digits", observation="levels"),
+            model=ModelConfig(
+                likelihood="categorical", latent_dim=16, hidden=(256,), dropout=0.2
+            ),
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3,
+                schedule="cosine",
+                warmup_steps=100,
+                ema_decay=0.995,
+            ),
+            train=TrainConfig(
+                num_steps=6000, batch_size=128, eval_every=100, patience=15
+            ),
+        ),
+    ),
+    "vae-mnist": (
+        "The classic example: 784-400-20-400-784, Bernoulli on grey pixels, Adam 1e-3.",
+        Config(
+            preset="vae-mnist",
+            data=_GREY_MNIST,
+            train=TrainConfig(num_steps=10 * EPOCH, eval_every=EPOCH),
+            evaluation=EvaluationConfig(num_importance_samples=100, num_elbo_samples=1),
+        ),
+    ),
+    "vae-mnist-modern": (
+        "The classic network with warm-up, a cosine schedule and averaged parameters.",
+        Config(
+            preset="vae-mnist-modern",
+            data=_GREY_MNIST,
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3, schedule="cosine", warmup_steps=200, ema_decay=0.999
+            ),
+            train=TrainConfig(num_steps=10 * EPOCH, eval_every=EPOCH),
+            evaluation=EvaluationConfig(num_importance_samples=100, num_elbo_samples=1),
+        ),
+    ),
+    "iwae-mnist": (
+        "One stochastic layer of the IWAE paper (Burda et al. 2016); K as a flag.",
+        Config(
+            preset="iwae-mnist",
+            data=DataConfig(
+                name="mnist",
+                observation="binary",
+                binarization="dynamic",
+                num_validation=400,
+            ),
+            model=ModelConfig(
+                latent_dim=50,
+                hidden=(200, 200),
+                activation="tanh",
+                kernel_init="glorot_uniform",
+            ),
+            objective=ObjectiveConfig(name="iwae", num_samples=5),
+            # The paper adds 1e-4 with gradients summed over its batch of 20.
+            optimizer=OptimizerConfig(schedule="staged", eps=5e-6),
+            train=TrainConfig(num_steps=3280 * 2980, batch_size=20, eval_every=2980),
+            evaluation=EvaluationConfig(num_importance_samples=5000),
+        ),
+    ),
+    "vae-conv-mnist": (
+        "Convolutional encoder and decoder on binarised MNIST.",
+        Config(
+            preset="vae-conv-mnist",
+            data=DataConfig(
+                name="mnist", observation="binary", binarization="dynamic"
+            ),
+            model=ModelConfig(
+                architecture="conv", latent_dim=32, hidden=(256,), channels=16
+            ),
+            optimizer=OptimizerConfig(
+                schedule="cosine", warmup_steps=200, ema_decay=0.999
+            ),
+            train=TrainConfig(num_steps=20 * 430, eval_every=430, patience=10),
+        ),
+    ),
+    "cvae-mnist": (
+        "The classic network conditional on the digit's label, on binarised MNIST.",
+        Config(
+            preset="cvae-mnist",
+            data=DataConfig(
+                name="mnist", observation="binary", binarization="dynamic"
+            ),
+            model=ModelConfig(conditional=True),
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3, schedule="cosine", warmup_steps=200, ema_decay=0.999
+            ),
+            train=TrainConfig(num_steps=20 * 430, eval_every=430, patience=10),
+        ),
+    ),
+}

@@ -1,0 +1,63 @@
+"""The containers that every source fills."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Split(NamedTuple):
+    """Examples and, where known, their labels.
+
+    Attributes:
+        x: Examples on the first axis: integers 0 .. levels - 1, or floats.
+        labels: Class of each example, or None.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray | None
+
+
+class Dataset(NamedTuple):
+    """The splits of a data set.
+
+    Attributes:
+        train: Training examples.
+        validation: Examples to choose a model with, or None.
+        test: Examples to report on, once.
+        levels: Number of integer levels; 0 for continuous data.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split
+    levels: int
+
+
+def hold_out(train: Split, num_validation: int) -> tuple[Split, Split | None]:
+    """Keep the last examples of a training split for validation.
+
+    Args:
+        train: Training examples.
+        num_validation: How many to keep; 0 for none.
+
+    Returns:
+        The rest, and the examples kept.
+    """
+    if not num_validation:
+        return train, None
+    cut = len(train.x) - num_validation
+    return take(train, slice(0, cut)), take(train, slice(cut, None))
+
+
+def take(split: Split, index: np.ndarray | slice) -> Split:
+    """The examples at ``index``.
+
+    Args:
+        split: Examples.
+        index: Positions or a slice.
+
+    Returns:
+        Those examples with their labels.
+    """
+    labels = None if split.labels is None else split.labels[index]
+    return Split(split.x[index], labels)

@@ -1,0 +1,168 @@
+"""Readers for the formats that data sets were first published in.
+
+Every reader checks what it reads and raises ``UserError`` with the file's name.
+"""
+
+import gzip
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from vgm.errors import UserError
+
+IDX_IMAGES = 0x00000803
+IDX_LABELS = 0x00000801
+AMAT_PIXELS = 784
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content, decompressed if its name ends in ``.gz``.
+
+    Args:
+        path: File.
+
+    Returns:
+        The content.
+
+    Raises:
+        UserError: If it cannot be read or is cut short.
+    """
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:
+                return file.read()
+        return path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path} is damaged or cut short ({type(error).__name__}); fetch it again"
+        ) from error
+
+
+def read_idx(path: Path, magic: int) -> np.ndarray:
+    """An IDX file of unsigned bytes (the format of MNIST).
+
+    Args:
+        path: File, plain or gzipped.
+        magic: ``IDX_IMAGES`` or ``IDX_LABELS``.
+
+    Returns:
+        The array, with the axes that the header states.
+
+    Raises:
+        UserError: If the magic number or the size is not what it should be.
+    """
+    content = read_bytes(path)
+    num_axes = magic & 0xFF
+    header = 4 * (1 + num_axes)
+    if len(content) < header:
+        raise UserError(f"{path} is cut short: no IDX header; fetch it again")
+    found, *shape = struct.unpack(f">{1 + num_axes}I", content[:header])
+    if found != magic:
+        raise UserError(
+            f"{path} has magic number {found:#010x}, expected {magic:#010x}; it is no "
+            f"IDX file of {'images' if magic == IDX_IMAGES else 'labels'}"
+        )
+    expected = int(np.prod(shape))
+    if len(content) - header != expected:
+        raise UserError(
+            f"{path} holds {len(content) - header} bytes of data, its header says "
+            f"{expected}; fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def read_amat(path: Path) -> np.ndarray:
+    """Binary images as text, 784 zeros and ones a line (Larochelle & Murray 2011).
+
+    Args:
+        path: File, plain or gzipped.
+
+    Returns:
+        Array [examples, 28, 28, 1] of zeros and ones.
+
+    Raises:
+        UserError: If the file is not of that form.
+    """
+    content = np.frombuffer(read_bytes(path), np.uint8)
+    line = 2 * AMAT_PIXELS
+    # A last line without a line break is as good as one with it.
+    if content.size % line == line - 1:
+        content = np.append(content, np.uint8(ord("\n")))
+    digits = content[0::2] - np.uint8(ord("0"))
+    if content.size == 0 or content.size % line or digits.max() > 1:
+        raise UserError(
+            f"{path} is not {AMAT_PIXELS} zeros and ones a line; fetch it again"
+        )
+    return digits.reshape(-1, 28, 28, 1)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file, checked.
+
+    Args:
+        path: File.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        UserError: If it is no such file, holds objects, or a float array has a value
+            that is not finite.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} is not a readable .npz of plain arrays ({type(error).__name__}); "
+            "write it again with numpy.savez"
+        ) from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in "uif":
+            raise UserError(
+                f"{path}: {name} has dtype {array.dtype}; expected unsigned integers "
+                "(levels) or floats"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(
+                f"{path}: {name} holds NaN or infinity; remove those examples"
+            )
+    return arrays
+
+
+def read_omniglot(path: Path) -> dict[str, np.ndarray]:
+    """OMNIGLOT in 28 x 28 as used by Burda et al. (2016), ``chardata.mat``.
+
+    Args:
+        path: File.
+
+    Returns:
+        ``train`` and ``test`` as levels 0 .. 255, [examples, 28, 28, 1].
+
+    Raises:
+        UserError: If the file cannot be read or lacks the arrays.
+    """
+    import scipy.io
+
+    try:
+        content = scipy.io.loadmat(path)
+    # SciPy raises many types for a file that is no MAT file.
+    except Exception as error:
+        raise UserError(
+            f"{path} is no MATLAB file ({type(error).__name__}); fetch it again"
+        ) from error
+    splits = {}
+    for split, name in (("train", "data"), ("test", "testdata")):
+        if name not in content or content[name].shape[0] != AMAT_PIXELS:
+            raise UserError(
+                f"{path} lacks {name!r} of shape ({AMAT_PIXELS}, examples); expected "
+                "OMNIGLOT's chardata.mat"
+            )
+        # Columns are images in Fortran order.
+        pixels = content[name].T.reshape(-1, 28, 28).transpose(0, 2, 1)
+        levels = np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
+        splits[split] = levels[..., None]
+    return splits

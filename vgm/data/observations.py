@@ -1,0 +1,99 @@
+"""What a model observes of stored values; named in every result.
+
+    levels           the integers themselves: log p is the mass of x
+    binary           zeros and ones: stored so, or drawn with probability x / (levels - 1),
+                     once ("static") or afresh at every use ("dynamic")
+    grey-bernoulli   x / (levels - 1) as Bernoulli targets: a bound on E log p(b) with
+                     b ~ Bernoulli(x), no likelihood of x
+    density          continuous values: log p is a density
+
+Rows of different observations never stand in one table.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vgm.data.arrays import Dataset, Split
+from vgm.errors import UserError
+
+OBSERVATIONS = ("levels", "binary", "grey-bernoulli", "density")
+BINARIZATIONS = ("static", "dynamic")
+STATIC_SEED = 0
+
+
+def require_observable(dataset: Dataset, observation: str) -> None:
+    """Check that the stored values can be observed so.
+
+    Args:
+        dataset: Data set.
+        observation: One of ``OBSERVATIONS``.
+
+    Raises:
+        UserError: If they cannot.
+    """
+    continuous = dataset.levels == 0
+    if observation == "density" and not continuous:
+        raise UserError(
+            "data.observation 'density' needs floats; these data are integer levels: "
+            "use 'levels', 'binary' or 'grey-bernoulli'"
+        )
+    if observation != "density" and continuous:
+        raise UserError(
+            f"data.observation {observation!r} needs integer levels; these data are "
+            "floats: use 'density'"
+        )
+
+
+def binarize_once(dataset: Dataset) -> Dataset:
+    """Draw every pixel once with probability x / (levels - 1), from a fixed seed.
+
+    Args:
+        dataset: Data set of levels; one of two levels is returned as it is.
+
+    Returns:
+        The data set of zeros and ones.
+    """
+    if dataset.levels == 2:
+        return dataset
+    generator = np.random.default_rng(STATIC_SEED)
+    top = dataset.levels - 1
+
+    def draw(split: Split) -> Split:
+        uniform = generator.random(split.x.shape, np.float32)
+        return split._replace(x=(uniform * top < split.x).astype(np.uint8))
+
+    train, test = draw(dataset.train), draw(dataset.test)
+    validation = None if dataset.validation is None else draw(dataset.validation)
+    return Dataset(train, validation, test, levels=2)
+
+
+def observer(
+    observation: str, *, levels: int, binarization: str
+) -> Callable[[Any, Any], Any]:
+    """The function from stored values to observations, for use inside ``jit``.
+
+    Args:
+        observation: One of ``OBSERVATIONS``.
+        levels: Number of stored levels.
+        binarization: One of ``BINARIZATIONS``; matters for "binary" only.
+
+    Returns:
+        A function of (key, stored values); only a fresh binarisation uses the key.
+    """
+    if observation == "levels":
+        return lambda key, x: x.astype(jnp.int32)
+    if observation == "density":
+        return lambda key, x: x.astype(jnp.float32)
+    top = levels - 1
+    if observation == "binary" and binarization == "dynamic":
+
+        def draw(key: Any, x: Any) -> Any:
+            probability = x.astype(jnp.float32) / top
+            return jax.random.bernoulli(key, probability).astype(jnp.float32)
+
+        return draw
+    return lambda key, x: x.astype(jnp.float32) / top

@@ -1,0 +1,41 @@
+"""Independent binary coordinates, from logits."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgm.types import PRNGKey, Scalar
+
+
+def log_prob(x: Float[Array, "*event"], logits: Float[Array, "*event"]) -> Scalar:
+    """Log mass of one binary event, in nats: sum [ x l - softplus(l) ].
+
+    For x strictly between 0 and 1 it is E log p(b) with b ~ Bernoulli(x): the negative
+    cross entropy, a bound and not a likelihood of x. Finite for every finite logit.
+
+    >>> import jax.numpy as jnp
+    >>> float(log_prob(jnp.ones(3), jnp.zeros(3)))
+    -2.0794
+
+    Args:
+        x: Zeros and ones (or probabilities).
+        logits: Log odds of a one.
+
+    Returns:
+        The log mass, summed over coordinates.
+    """
+    return jnp.sum(x * logits - jax.nn.softplus(logits))
+
+
+def sample(key: PRNGKey, logits: Float[Array, "*event"]) -> Float[Array, "*event"]:
+    """Draw one binary event.
+
+    Args:
+        key: Random key, used once.
+        logits: Log odds of a one.
+
+    Returns:
+        Zeros and ones, in the dtype of the logits.
+    """
+    draws = jax.random.bernoulli(key, jax.nn.sigmoid(logits))
+    return draws.astype(logits.dtype)

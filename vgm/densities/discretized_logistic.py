@@ -1,0 +1,81 @@
+"""A logistic density integrated over the bins of an integer scale.
+
+Levels x = 0 .. levels - 1 stand for the points y = 2 x / (levels - 1) - 1 of [-1, 1];
+bins reach half way to the neighbours, h = 1 / (levels - 1), and the two outer bins are
+open. With a = (y + h - mean) / scale and b = (y - h - mean) / scale,
+
+    log [ sigmoid(a) - sigmoid(b) ]
+        = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(-(a - b)))                  (1)
+
+is exact in both tails and for every bin width (Salimans et al. 2017 take a clipped
+difference instead, which loses the tails).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vgm.numerics import log1mexp
+from vgm.types import PRNGKey, Scalar
+
+
+def log_prob(
+    x: Int[Array, "*event"],
+    mean: Float[Array, "*event"],
+    log_scale: Float[Array, "*event"],
+    *,
+    levels: int,
+) -> Scalar:
+    """Log mass of one event of integer levels, in nats, by (1).
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.asarray([0, 1], jnp.int32)
+    >>> float(log_prob(x, jnp.zeros(2), jnp.zeros(2), levels=2))
+    -1.3863
+
+    Args:
+        x: Levels 0 .. levels - 1.
+        mean: Location of each coordinate on [-1, 1].
+        log_scale: Log scale of each coordinate.
+        levels: Number of levels, at least 2.
+
+    Returns:
+        The log mass, summed over coordinates.
+    """
+    half_width = 1.0 / (levels - 1)
+    centre = x.astype(mean.dtype) * (2.0 * half_width) - 1.0 - mean
+    inverse_scale = jnp.exp(-log_scale)
+    upper = (centre + half_width) * inverse_scale
+    lower = (centre - half_width) * inverse_scale
+    log_mass = (
+        jnp.where(x < levels - 1, jax.nn.log_sigmoid(upper), 0.0)
+        + jnp.where(x > 0, jax.nn.log_sigmoid(-lower), 0.0)
+        + jnp.where(
+            (x > 0) & (x < levels - 1), log1mexp(2.0 * half_width * inverse_scale), 0.0
+        )
+    )
+    return jnp.sum(log_mass)
+
+
+def sample(
+    key: PRNGKey,
+    mean: Float[Array, "*event"],
+    log_scale: Float[Array, "*event"],
+    *,
+    levels: int,
+) -> Int[Array, "*event"]:
+    """Draw one event: a logistic draw, rounded to the nearest level.
+
+    Args:
+        key: Random key, used once.
+        mean: Location of each coordinate on [-1, 1].
+        log_scale: Log scale of each coordinate.
+        levels: Number of levels, at least 2.
+
+    Returns:
+        Levels, as int32.
+    """
+    noise = jax.random.logistic(key, mean.shape, mean.dtype)
+    position = mean + jnp.exp(log_scale) * noise
+    level = jnp.round((position + 1.0) * (0.5 * (levels - 1)))
+    return jnp.clip(level, 0, levels - 1).astype(jnp.int32)

@@ -1,0 +1,156 @@
+"""Kullback-Leibler divergences of one event, in nats: closed forms and by sampling.
+
+Arguments come in the order of KL(q || p): q first.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.scipy as jsp
+from jaxtyping import Array, Float
+
+from vgm.types import PRNGKey, Scalar
+
+
+def kl_normal(
+    q_mean: Float[Array, "*event"],
+    q_log_std: Float[Array, "*event"],
+    p_mean: Float[Array, "*event"],
+    p_log_std: Float[Array, "*event"],
+) -> Scalar:
+    """KL(q || p) between two normals with independent coordinates.
+
+    With d = q_log_std - p_log_std,
+
+        1/2 sum [ exp(2 d) - 1 - 2 d + ((q_mean - p_mean) / p_std)^2 ].
+
+    ``expm1`` keeps the first group non-negative and exact when q is close to p.
+
+    >>> import jax.numpy as jnp
+    >>> float(kl_normal(jnp.ones(2), jnp.zeros(2), jnp.zeros(2), jnp.zeros(2)))
+    1.0
+
+    Args:
+        q_mean: Mean of q.
+        q_log_std: Log standard deviation of q.
+        p_mean: Mean of p.
+        p_log_std: Log standard deviation of p.
+
+    Returns:
+        The divergence, summed over coordinates.
+    """
+    delta = q_log_std - p_log_std
+    scaled_difference = (q_mean - p_mean) * jnp.exp(-p_log_std)
+    return 0.5 * jnp.sum(expm1_minus(2.0 * delta) + scaled_difference**2)
+
+
+def kl_standard_normal(
+    q_mean: Float[Array, "*event"], q_log_std: Float[Array, "*event"]
+) -> Scalar:
+    """KL(q || N(0, I)) (Kingma & Welling 2014, appendix B).
+
+    1/2 sum [ mean^2 + exp(2 log_std) - 1 - 2 log_std ].
+
+    >>> import jax.numpy as jnp
+    >>> float(kl_standard_normal(jnp.ones(3), jnp.zeros(3)))
+    1.5
+
+    Args:
+        q_mean: Mean of q.
+        q_log_std: Log standard deviation of q.
+
+    Returns:
+        The divergence, summed over coordinates.
+    """
+    return 0.5 * jnp.sum(expm1_minus(2.0 * q_log_std) + q_mean**2)
+
+
+def kl_multivariate_normal(
+    q_mean: Float[Array, " dim"],
+    q_cholesky: Float[Array, "dim dim"],
+    p_mean: Float[Array, " dim"],
+    p_cholesky: Float[Array, "dim dim"],
+) -> Scalar:
+    """KL(q || p) between two full-covariance normals, by triangular solves.
+
+    With A = L_p^-1 L_q and y = L_p^-1 (q_mean - p_mean),
+
+        1/2 [ |A|_F^2 - dim + |y|^2 ] - sum log diag A.
+
+    >>> import jax.numpy as jnp
+    >>> eye = jnp.eye(2)
+    >>> float(kl_multivariate_normal(jnp.ones(2), eye, jnp.zeros(2), eye))
+    1.0
+
+    Args:
+        q_mean: Mean of q.
+        q_cholesky: Lower Cholesky factor of the covariance of q.
+        p_mean: Mean of p.
+        p_cholesky: Lower Cholesky factor of the covariance of p.
+
+    Returns:
+        The divergence.
+    """
+    ratio = jsp.linalg.solve_triangular(p_cholesky, q_cholesky, lower=True)
+    shift = jsp.linalg.solve_triangular(p_cholesky, q_mean - p_mean, lower=True)
+    log_diagonal = jnp.log(jnp.diagonal(ratio))
+    off_diagonal = jnp.sum(jnp.tril(ratio, -1) ** 2)
+    return 0.5 * (
+        jnp.sum(expm1_minus(2.0 * log_diagonal)) + off_diagonal + jnp.sum(shift**2)
+    )
+
+
+def kl_monte_carlo(
+    key: PRNGKey,
+    sample: Callable[[PRNGKey], Any],
+    q_log_prob: Callable[[Any], Scalar],
+    p_log_prob: Callable[[Any], Scalar],
+    *,
+    num_samples: int,
+) -> Scalar:
+    """Unbiased estimate of KL(q || p) = E_q [ log q(z) - log p(z) ]; may be negative.
+
+    Args:
+        key: Random key, used once.
+        sample: Draws one event of q from a key.
+        q_log_prob: Log density of q at an event.
+        p_log_prob: Log density of p at an event.
+        num_samples: Number of draws.
+
+    Returns:
+        The mean log ratio over the draws.
+    """
+
+    def log_ratio(key: PRNGKey) -> Scalar:
+        z = sample(key)
+        return q_log_prob(z) - p_log_prob(z)
+
+    return jnp.mean(jax.vmap(log_ratio)(jax.random.split(key, num_samples)))
+
+
+def expm1_minus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """exp(x) - 1 - x, which is never negative.
+
+    ``expm1`` saves the digits lost in exp(x) - 1; below |x| = 1/2 the remaining
+    difference cancels too, so the Taylor series x^2/2 (1 + x/3 (1 + x/4 (1 + ...)))
+    takes over: 13 terms leave a relative error of 2 (1/2)^14 / 16! < 1e-17.
+
+    >>> import jax.numpy as jnp
+    >>> float(expm1_minus(jnp.asarray(1e-4))) > 0
+    True
+
+    Args:
+        x: Any finite numbers.
+
+    Returns:
+        exp(x) - 1 - x, elementwise.
+    """
+    # Both branches are evaluated: the series sees only inputs inside its range.
+    small = jnp.abs(x) < 0.5
+    y = jnp.where(small, x, 0.0)
+    series = jnp.ones_like(y)
+    for n in range(15, 2, -1):
+        series = 1.0 + y / n * series
+    return jnp.where(small, 0.5 * y * y * series, jnp.expm1(x) - x)

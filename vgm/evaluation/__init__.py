@@ -1,0 +1,5 @@
+"""Likelihoods with error bars, baselines, figures and reports."""
+
+from vgm.evaluation import figures as figures
+from vgm.evaluation import likelihood as likelihood
+from vgm.evaluation import report as report

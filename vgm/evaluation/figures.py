@@ -1,0 +1,121 @@
+"""Pictures: image grids and training curves. Colours and sizes in one place."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TERMS = ("elbo", "reconstruction", "prior_matching", "denoising_matching")
+
+
+def image_grid(
+    images: np.ndarray, *, columns: int, top: float, gap: int = 1
+) -> np.ndarray:
+    """Tile images into one, with thin light lines between them.
+
+    Args:
+        images: [count, height, width, channels], from 0 to ``top``.
+        columns: Images in a row.
+        top: Value shown white.
+        gap: Width of the lines, in pixels.
+
+    Returns:
+        One image [height, width, 3] of values from 0 to 1.
+    """
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    unit = np.clip(np.asarray(images, np.float64) / top, 0.0, 1.0)
+    if channels == 1:
+        unit = np.repeat(unit, 3, axis=-1)
+    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 0.6)
+    for number, image in enumerate(unit):
+        row, column = divmod(number, columns)
+        y, x = gap + row * (height + gap), gap + column * (width + gap)
+        canvas[y : y + height, x : x + width] = image
+    return canvas
+
+
+def save_panels(path: Path, panels: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Write titled image grids side by side.
+
+    Args:
+        path: PNG file to write.
+        panels: Titles and images.
+    """
+    plt = _pyplot()
+    widths = [panel.shape[1] / panel.shape[0] for _, panel in panels]
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(5.0 * sum(widths), 5.4),
+        gridspec_kw={"width_ratios": widths},
+        squeeze=False,
+    )
+    for axis, (title, panel) in zip(axes[0], panels, strict=True):
+        axis.imshow(panel, interpolation="nearest")
+        axis.set_title(title, fontsize=11)
+        axis.set_axis_off()
+    _save(figure, path)
+
+
+def save_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Plot the bound and its terms over steps.
+
+    Args:
+        path: PNG file to write.
+        rows: Rows of ``metrics.csv``: a step, and values in nats by name; None where
+            nothing was measured.
+    """
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
+    for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
+        _line(left, rows, f"{split}_elbo", split, colour)
+    for term, colour in zip(TERMS[1:], ("tab:green", "tab:red", "tab:purple"), strict=True):
+        _line(right, rows, f"train_{term}", term.replace("_", " "), colour)
+    left.set_title("ELBO (greater is better)")
+    right.set_title("Terms of the ELBO, training")
+    for axis in (left, right):
+        axis.set_xlabel("step")
+        axis.set_ylabel("nats / example")
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    _zoom(left, rows)
+    _save(figure, path)
+
+
+def _line(
+    axis: Any, rows: Sequence[Mapping[str, Any]], name: str, label: str, colour: str
+) -> None:
+    points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    if points and any(value for _, value in points):
+        axis.plot(*zip(*points, strict=True), label=label, color=colour)
+
+
+def _zoom(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Cut the steep start off: from the first tenth's end, a little below."""
+    names = ("train_elbo", "validation_elbo")
+    values = [
+        row[name]
+        for row in rows[len(rows) // 10 :]
+        for name in names
+        if row.get(name) is not None
+    ]
+    if len(values) > 2:
+        low, high = min(values), max(values)
+        margin = 0.08 * (high - low) or 1.0
+        axis.set_ylim(low - margin, high + margin)
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    _pyplot().close(figure)

@@ -1,0 +1,272 @@
+"""Test likelihoods: one value an example, in nats, with their standard errors."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vgm.bounds import importance
+from vgm.bounds.elbo import ElboTerms
+from vgm.models import likelihoods
+from vgm.models.protocol import GenerativeModel, LatentVariableModel
+from vgm.types import Batch, Condition, Params, PRNGKey
+
+Observe = Callable[[PRNGKey, Any], Any]
+
+BASELINES = {
+    "levels": "categorical",
+    "binary": "bernoulli",
+    "grey-bernoulli": "bernoulli",
+    "density": "normal",
+}
+"""The family of the independent-pixel baseline, by observation."""
+
+
+class Estimate(NamedTuple):
+    """A mean over examples.
+
+    Attributes:
+        mean: The mean, in nats.
+        stderr: Its standard error, the spread over examples / sqrt(examples).
+    """
+
+    mean: float
+    stderr: float
+
+
+class Evidence(NamedTuple):
+    """Estimates of log p(x), one an example.
+
+    Attributes:
+        log_evidence: The K-sample bound, in nats.
+        effective_samples: Effective sample size out of K.
+    """
+
+    log_evidence: np.ndarray
+    effective_samples: np.ndarray
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """The mean over examples and its standard error, in double precision.
+
+    >>> estimate(np.asarray([1.0, 2.0, 3.0])).mean
+    2.0
+
+    Args:
+        values: One value an example.
+
+    Returns:
+        Mean and standard error; the latter NaN for a single example.
+    """
+    values = np.asarray(values, np.float64)
+    spread = values.std(ddof=1) if len(values) > 1 else np.nan
+    return Estimate(float(values.mean()), float(spread / np.sqrt(len(values))))
+
+
+def bits_per_dim(nats: float, num_dims: int) -> float:
+    """Bits per dimension of a log likelihood: -nats / (num_dims ln 2).
+
+    >>> bits_per_dim(-np.log(2.0) * 10, 5)
+    2.0
+
+    Args:
+        nats: Log likelihood of one example; a bound gives an upper bound.
+        num_dims: Numbers in one example.
+
+    Returns:
+        Bits per dimension.
+    """
+    return -nats / (num_dims * np.log(2.0))
+
+
+def example_terms(
+    key: PRNGKey,
+    params: Params,
+    data: Batch,
+    *,
+    model: GenerativeModel,
+    observe: Observe,
+    batch_size: int,
+    num_samples: int,
+) -> ElboTerms:
+    """The bound's terms of every example, averaged over draws; compile with ``jit``.
+
+    Args:
+        key: Random key; with the same key, the same draws.
+        params: Parameters.
+        data: Stored examples.
+        model: Model.
+        observe: Maps stored values to observations.
+        batch_size: Examples at once.
+        num_samples: Draws an example.
+
+    Returns:
+        Terms, one value an example, in nats.
+    """
+    key_observe, key_draws = jax.random.split(key)
+    x = observe(key_observe, data.x)
+
+    def one_batch(inputs: tuple[PRNGKey, Any, Condition]) -> ElboTerms:
+        key, x, condition = inputs
+
+        def draw(key: PRNGKey) -> ElboTerms:
+            return model.elbo_terms(key, params, x, condition)
+
+        draws = jax.vmap(draw)(jax.random.split(key, num_samples))
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), draws)
+
+    num_examples = len(data.weight)
+    num_batches = -(-num_examples // batch_size)
+    # The last batch is filled up with the first examples, whose terms are cut off again.
+    index = jnp.arange(num_batches * batch_size) % num_examples
+    index = index.reshape(num_batches, batch_size)
+    batched = jax.tree.map(lambda leaf: leaf[index], (x, data.condition))
+    terms = jax.lax.map(one_batch, (jax.random.split(key_draws, num_batches), *batched))
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(index.size, *leaf.shape[2:])[:num_examples], terms
+    )
+
+
+def batch_evidence(
+    key: PRNGKey,
+    params: Params,
+    x: Any,
+    condition: Condition,
+    *,
+    model: GenerativeModel,
+    num_samples: int,
+    chunk_size: int,
+) -> importance.Accumulator:
+    """K log weights of every example of a batch, in constant memory.
+
+    The encoder of a ``LatentVariableModel`` is evaluated once.
+
+    Args:
+        key: Random key.
+        params: Parameters.
+        x: Observations.
+        condition: What they are conditioned on.
+        model: Model.
+        num_samples: K.
+        chunk_size: Draws at once.
+
+    Returns:
+        Sums over the weights.
+    """
+    log_weight = functools.partial(
+        model.log_weight, params=params, x=x, condition=condition
+    )
+    if isinstance(model, LatentVariableModel):
+        encoding = model.encode(params, x, condition)
+
+        def log_weight(key: PRNGKey) -> Float[Array, " batch"]:
+            z = model.propose(key, params, encoding)
+            log_joint = model.log_joint(params, x, z, condition)
+            return log_joint - model.log_posterior(params, encoding, z)
+
+    return importance.stream(
+        key, log_weight, num_samples=num_samples, chunk_size=chunk_size
+    )
+
+
+def example_evidence(
+    key: PRNGKey,
+    params: Params,
+    data: Batch,
+    *,
+    model: GenerativeModel,
+    observe: Observe,
+    batch_size: int,
+    num_samples: int,
+    chunk_size: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Evidence:
+    """The K-sample bound of every example, batch by batch.
+
+    Args:
+        key: Random key; observations are drawn as in ``example_terms`` of this key.
+        params: Parameters.
+        data: Stored examples.
+        model: Model.
+        observe: Maps stored values to observations.
+        batch_size: Examples at once.
+        num_samples: K.
+        chunk_size: Draws at once.
+        progress: Told after each batch how many examples are done.
+
+    Returns:
+        Estimates, one an example.
+    """
+    key_observe, key_draws = jax.random.split(key)
+    x = jax.jit(observe)(key_observe, data.x)
+    num_examples = len(data.weight)
+    batch_size = min(batch_size, num_examples)
+
+    @jax.jit
+    def one_batch(key: PRNGKey, params: Params, index: Array) -> Any:
+        rows, condition = jax.tree.map(lambda leaf: leaf[index], (x, data.condition))
+        sums = batch_evidence(
+            key,
+            params,
+            rows,
+            condition,
+            model=model,
+            num_samples=num_samples,
+            chunk_size=min(chunk_size, num_samples),
+        )
+        return importance.log_evidence(sums), importance.effective_samples(sums)
+
+    rows = []
+    for number, start in enumerate(range(0, num_examples, batch_size)):
+        index = jnp.arange(start, start + batch_size) % num_examples
+        key_batch = jax.random.fold_in(key_draws, number)
+        rows.append(jax.device_get(one_batch(key_batch, params, index)))
+        progress(min(start + batch_size, num_examples))
+    log_evidence, effective = (
+        np.concatenate(column)[:num_examples] for column in zip(*rows, strict=True)
+    )
+    return Evidence(log_evidence, effective)
+
+
+def independent_baseline(
+    train: Any, test: Any, *, observation: str, levels: int
+) -> Float[Array, " batch"]:
+    """log p(x) of test examples under independent coordinates fitted to training data.
+
+    Levels have a histogram each (one count added), bits a frequency, reals a normal.
+
+    Args:
+        train: Training observations.
+        test: Test observations.
+        observation: What the observations are.
+        levels: Number of levels.
+
+    Returns:
+        Log likelihoods, one an example, in nats.
+    """
+    family = likelihoods.likelihood(BASELINES[observation], levels=levels)
+    outputs = family.initial_bias(train)
+    return jax.lax.map(lambda x: family.log_prob(x, outputs), test)
+
+
+def active_units(
+    means: Float[Array, "examples latent"], *, threshold: float = 0.01
+) -> int:
+    """Latent units that vary with x: Var_x E[z | x] > threshold (Burda et al. 2016).
+
+    >>> import jax.numpy as jnp
+    >>> active_units(jnp.asarray([[0.0, 1.0], [0.0, -1.0]]))
+    1
+
+    Args:
+        means: Posterior means, one row an example.
+        threshold: Least variance of an active unit.
+
+    Returns:
+        The number of active units.
+    """
+    return int(jnp.sum(jnp.var(means, axis=0, ddof=1) > threshold))

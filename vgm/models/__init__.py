@@ -1,0 +1,8 @@
+"""Networks, and where a network meets a bound."""
+
+from vgm.models import likelihoods as likelihoods
+from vgm.models import networks as networks
+from vgm.models import vae as vae
+from vgm.models.protocol import GenerativeModel as GenerativeModel
+from vgm.models.protocol import LatentVariableModel as LatentVariableModel
+from vgm.models.protocol import Reconstructing as Reconstructing

@@ -1,0 +1,153 @@
+"""Families for p(x | z): where a decoder's outputs meet a density.
+
+A decoder emits ``num_outputs`` numbers a coordinate on its last axis. Every function
+here takes one example, except ``initial_bias``, which takes a batch of data.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vgm.densities import bernoulli, categorical, discretized_logistic, normal
+from vgm.errors import UserError
+from vgm.types import PRNGKey, Scalar
+
+Event = Float[Array, "*event"]
+Levels = Int[Array, "*event"]
+Outputs = Float[Array, "*event outputs"]
+
+
+class Likelihood(NamedTuple):
+    """One family p(x | z), as functions of the decoder's outputs.
+
+    Attributes:
+        num_outputs: Numbers the decoder emits for each coordinate.
+        features: x on the scale the encoder reads, about [-1, 1] or [0, 1].
+        log_prob: (x, outputs) to nats.
+        sample: (key, outputs) to x.
+        mean: outputs to E[x], on the scale of x.
+        initial_bias: A batch of x to the outputs that fit each coordinate alone.
+    """
+
+    num_outputs: int
+    features: Callable[[Any], Event]
+    log_prob: Callable[[Any, Outputs], Scalar]
+    sample: Callable[[PRNGKey, Outputs], Any]
+    mean: Callable[[Outputs], Event]
+    initial_bias: Callable[[Any], Outputs]
+
+
+def likelihood(name: str, *, levels: int = 2) -> Likelihood:
+    """The family called ``name``.
+
+    Args:
+        name: bernoulli, categorical, discretized_logistic or normal.
+        levels: Number of integer levels; used by the families over integers.
+
+    Returns:
+        The family's functions.
+
+    Raises:
+        UserError: If there is no such family.
+    """
+    families = {
+        "bernoulli": lambda: _BERNOULLI,
+        "categorical": lambda: _categorical(levels),
+        "discretized_logistic": lambda: _discretized_logistic(levels),
+        "normal": lambda: _NORMAL,
+    }
+    if name not in families:
+        raise UserError(
+            f"model.likelihood must be one of {sorted(families)}; got {name!r}"
+        )
+    return families[name]()
+
+
+def _bernoulli_bias(x: Float[Array, "batch *event"]) -> Outputs:
+    # A pixel that is always 0 starts at log odds of 1 to 999 (Burda et al. 2016).
+    mean = jnp.clip(jnp.mean(x, axis=0), 0.001, 0.999)
+    return (jnp.log(mean) - jnp.log1p(-mean))[..., None]
+
+
+_BERNOULLI = Likelihood(
+    num_outputs=1,
+    features=lambda x: x,
+    log_prob=lambda x, outputs: bernoulli.log_prob(x, outputs[..., 0]),
+    sample=lambda key, outputs: bernoulli.sample(key, outputs[..., 0]),
+    mean=lambda outputs: jax.nn.sigmoid(outputs[..., 0]),
+    initial_bias=_bernoulli_bias,
+)
+
+
+def _scaled(x: Levels, *, levels: int) -> Event:
+    return x.astype(jnp.float32) * (2.0 / (levels - 1)) - 1.0
+
+
+@functools.cache
+def _categorical(levels: int) -> Likelihood:
+    def initial_bias(x: Int[Array, "batch *event"]) -> Outputs:
+        # The histogram with one count added to every level; one level at a time keeps
+        # memory at the size of the data.
+        counts = jnp.stack(
+            [jnp.sum(x == level, axis=0) for level in range(levels)], axis=-1
+        )
+        return jnp.log((counts + 1.0) / (len(x) + levels))
+
+    def mean(outputs: Outputs) -> Event:
+        weights = jax.nn.softmax(outputs, axis=-1)
+        return weights @ jnp.arange(levels, dtype=outputs.dtype)
+
+    return Likelihood(
+        num_outputs=levels,
+        features=functools.partial(_scaled, levels=levels),
+        log_prob=categorical.log_prob,
+        sample=categorical.sample,
+        mean=mean,
+        initial_bias=initial_bias,
+    )
+
+
+@functools.cache
+def _discretized_logistic(levels: int) -> Likelihood:
+    def initial_bias(x: Int[Array, "batch *event"]) -> Outputs:
+        y = _scaled(x, levels=levels)
+        # A constant pixel starts at a scale of one bin; std = scale pi / sqrt(3).
+        scale = jnp.std(y, axis=0) * (jnp.sqrt(3.0) / jnp.pi)
+        log_scale = jnp.log(jnp.maximum(scale, 1.0 / (levels - 1)))
+        return jnp.stack([jnp.mean(y, axis=0), log_scale], axis=-1)
+
+    def mean(outputs: Outputs) -> Event:
+        return (jnp.clip(outputs[..., 0], -1.0, 1.0) + 1.0) * (0.5 * (levels - 1))
+
+    return Likelihood(
+        num_outputs=2,
+        features=functools.partial(_scaled, levels=levels),
+        log_prob=lambda x, outputs: discretized_logistic.log_prob(
+            x, outputs[..., 0], outputs[..., 1], levels=levels
+        ),
+        sample=lambda key, outputs: discretized_logistic.sample(
+            key, outputs[..., 0], outputs[..., 1], levels=levels
+        ),
+        mean=mean,
+        initial_bias=initial_bias,
+    )
+
+
+def _normal_bias(x: Float[Array, "batch *event"]) -> Outputs:
+    # A constant coordinate would start at log 0; its scale starts at 1e-3.
+    log_std = jnp.log(jnp.maximum(jnp.std(x, axis=0), 1e-3))
+    return jnp.stack([jnp.mean(x, axis=0), log_std], axis=-1)
+
+
+_NORMAL = Likelihood(
+    num_outputs=2,
+    features=lambda x: x,
+    log_prob=lambda x, outputs: normal.log_prob(x, outputs[..., 0], outputs[..., 1]),
+    sample=lambda key, outputs: normal.sample(key, outputs[..., 0], outputs[..., 1]),
+    mean=lambda outputs: outputs[..., 0],
+    initial_bias=_normal_bias,
+)

@@ -1,0 +1,174 @@
+"""Encoders and decoders. Batch-free: a network over a batch equals it over each row.
+
+Encoders map (x, condition) to the mean and log standard deviation of q(z | x); decoders
+map (z, condition) to ``num_outputs`` numbers a coordinate. Conditions arrive as one
+vector an example, or None.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgm.errors import UserError
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "silu": jax.nn.silu,
+    "gelu": jax.nn.gelu,
+}
+INITIALIZERS = {
+    "lecun_normal": nn.initializers.lecun_normal(),
+    "glorot_uniform": nn.initializers.glorot_uniform(),
+}
+
+Vectors = Float[Array, "batch features"]
+
+
+def _join(x: Vectors, condition: Vectors | None) -> Vectors:
+    return x if condition is None else jnp.concatenate([x, condition], axis=-1)
+
+
+class MLP(nn.Module):
+    """Hidden layers with one activation, then a linear layer.
+
+    Attributes:
+        hidden: Widths of the hidden layers.
+        num_outputs: Width of the linear layer.
+        activation: A name of ``ACTIVATIONS``.
+        kernel_init: A name of ``INITIALIZERS``.
+        dropout: Probability of dropping a hidden unit while training.
+        use_output_bias: Whether the linear layer has a bias.
+    """
+
+    hidden: tuple[int, ...]
+    num_outputs: int
+    activation: str = "relu"
+    kernel_init: str = "lecun_normal"
+    dropout: float = 0.0
+    use_output_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Vectors, *, train: bool = False) -> Vectors:
+        kernel_init = INITIALIZERS[self.kernel_init]
+        for width in self.hidden:
+            x = nn.Dense(width, kernel_init=kernel_init)(x)
+            x = ACTIVATIONS[self.activation](x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(
+            self.num_outputs, kernel_init=kernel_init, use_bias=self.use_output_bias
+        )(x)
+
+
+class MLPEncoder(nn.Module):
+    """q(z | x) from flattened data.
+
+    Attributes:
+        mlp: Network with 2 latent_dim outputs.
+    """
+
+    mlp: MLP
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *event"], condition: Vectors | None, *, train: bool
+    ) -> tuple[Vectors, Vectors]:
+        flat = _join(x.reshape(len(x), -1), condition)
+        mean, log_std = jnp.split(self.mlp(flat, train=train), 2, axis=-1)
+        return mean, log_std
+
+
+class MLPDecoder(nn.Module):
+    """Outputs of p(x | z) from an MLP.
+
+    Attributes:
+        mlp: Network with one output for each number of ``output_shape``.
+        output_shape: (*event, num_outputs).
+    """
+
+    mlp: MLP
+    output_shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(
+        self, z: Vectors, condition: Vectors | None, *, train: bool
+    ) -> Float[Array, "batch *event outputs"]:
+        outputs = self.mlp(_join(z, condition), train=train)
+        return outputs.reshape(len(z), *self.output_shape)
+
+
+class ConvEncoder(nn.Module):
+    """q(z | x) from images, halving the size twice.
+
+    Attributes:
+        channels: Channels of the first layer; the second has twice as many.
+        head: Network with 2 latent_dim outputs.
+        activation: A name of ``ACTIVATIONS``.
+    """
+
+    channels: int
+    head: MLP
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        condition: Vectors | None,
+        *,
+        train: bool,
+    ) -> tuple[Vectors, Vectors]:
+        for channels in (self.channels, 2 * self.channels):
+            x = nn.Conv(channels, (4, 4), strides=(2, 2))(x)
+            x = ACTIVATIONS[self.activation](x)
+        flat = _join(x.reshape(len(x), -1), condition)
+        mean, log_std = jnp.split(self.head(flat, train=train), 2, axis=-1)
+        return mean, log_std
+
+
+class ConvDecoder(nn.Module):
+    """Outputs of p(x | z) for images, doubling the size twice.
+
+    Attributes:
+        channels: Channels before the last layer; the layer below has twice as many.
+        stem: Network whose outputs fill the smallest feature map.
+        output_shape: (height, width, channels, num_outputs).
+        activation: A name of ``ACTIVATIONS``.
+    """
+
+    channels: int
+    stem: MLP
+    output_shape: tuple[int, int, int, int]
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(
+        self, z: Vectors, condition: Vectors | None, *, train: bool
+    ) -> Float[Array, "batch height width channels outputs"]:
+        height, width, *outputs = self.output_shape
+        act = ACTIVATIONS[self.activation]
+        x = act(self.stem(_join(z, condition), train=train))
+        x = x.reshape(len(z), height // 4, width // 4, 2 * self.channels)
+        x = act(nn.ConvTranspose(self.channels, (4, 4), strides=(2, 2))(x))
+        last = nn.ConvTranspose(math.prod(outputs), (4, 4), strides=(2, 2))
+        return last(x).reshape(len(z), *self.output_shape)
+
+
+def require_image(event_shape: tuple[int, ...]) -> None:
+    """Check that an event can be halved twice.
+
+    Args:
+        event_shape: Shape of one example.
+
+    Raises:
+        UserError: If it is no (height, width, channels) with sides divisible by 4.
+    """
+    if len(event_shape) != 3 or event_shape[0] % 4 or event_shape[1] % 4:
+        raise UserError(
+            "model.architecture 'conv' needs (height, width, channels) with height and "
+            f"width divisible by 4; got {event_shape}; use 'mlp'"
+        )

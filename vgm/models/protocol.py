@@ -1,0 +1,101 @@
+"""What every model offers; nothing else in the library knows which model it holds.
+
+Arrays carry a leading batch axis here: networks run on batches, the mathematics inside
+runs on examples under ``vmap``. All values are in nats, one an example.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+from vgm.bounds.elbo import ElboTerms
+from vgm.types import Condition, Params, PRNGKey
+
+Encoding = Any
+"""Whatever q(z | x) needs beyond the parameters; a pytree with a leading batch axis."""
+
+Latents = Any
+"""All latents of a batch; a pytree with a leading batch axis."""
+
+
+@runtime_checkable
+class GenerativeModel(Protocol):
+    """A model with a lower bound on log p(x) and unbiased weights for p(x)."""
+
+    def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
+        """Parameters for a batch like x: shapes and data-dependent starting values."""
+        ...
+
+    def elbo_terms(
+        self,
+        key: PRNGKey,
+        params: Params,
+        x: Any,
+        condition: Condition = None,
+        *,
+        train: bool = False,
+    ) -> ElboTerms:
+        """One draw of the bound's terms, one value an example."""
+        ...
+
+    def log_weight(
+        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
+    ) -> Float[Array, " batch"]:
+        """One draw of log w with E[exp(log w)] = p(x), always."""
+        ...
+
+    def sample(
+        self,
+        key: PRNGKey,
+        params: Params,
+        num_samples: int,
+        condition: Condition = None,
+    ) -> Any:
+        """Draws x ~ p(x)."""
+        ...
+
+
+@runtime_checkable
+class LatentVariableModel(GenerativeModel, Protocol):
+    """A model whose q(z | x), p(x, z) and draws are separate functions."""
+
+    def encode(self, params: Params, x: Any, condition: Condition = None) -> Encoding:
+        """The parameters of q(z | x): computed once an x, never once a sample."""
+        ...
+
+    def propose(self, key: PRNGKey, params: Params, encoding: Encoding) -> Latents:
+        """Draw z ~ q(z | x), reparameterised."""
+        ...
+
+    def log_joint(
+        self, params: Params, x: Any, latents: Latents, condition: Condition = None
+    ) -> Float[Array, " batch"]:
+        """log p(x, z)."""
+        ...
+
+    def log_posterior(
+        self, params: Params, encoding: Encoding, latents: Latents
+    ) -> Float[Array, " batch"]:
+        """log q(z | x)."""
+        ...
+
+
+@runtime_checkable
+class Reconstructing(Protocol):
+    """A model that can show the mean of p(x | z)."""
+
+    def reconstruct(
+        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
+    ) -> Any:
+        """The mean of p(x | z) at z ~ q(z | x), on the scale of x."""
+        ...
+
+    def sample_mean(
+        self,
+        key: PRNGKey,
+        params: Params,
+        num_samples: int,
+        condition: Condition = None,
+    ) -> Any:
+        """The mean of p(x | z) at the latents that ``sample`` draws from this key."""
+        ...

@@ -1,0 +1,150 @@
+"""Checkpoints by Orbax: written whole or not at all, restored on any machine.
+
+A checkpoint holds ``state`` (everything training needs), ``params`` (the parameters a
+finished run would use so far) and ``meta`` (plain numbers and strings).
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from vgm.types import Params
+
+
+class Restored(NamedTuple):
+    """What a checkpoint gives back.
+
+    Attributes:
+        step: The step at which it was written.
+        state: Training state, in host arrays.
+        params: Parameters that a finished run would use so far, in host arrays.
+        meta: Plain numbers and strings.
+    """
+
+    step: int
+    state: Any
+    params: Params
+    meta: dict[str, Any]
+
+
+def open_manager(directory: Path, *, max_to_keep: int = 2) -> ocp.CheckpointManager:
+    """Open a folder of checkpoints, removing what a killed run left half written.
+
+    Args:
+        directory: Folder; made if missing.
+        max_to_keep: Checkpoints kept, newest first.
+
+    Returns:
+        The manager; close it so that the last save is complete.
+    """
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=max_to_keep, enable_async_checkpointing=True
+    )
+    return ocp.CheckpointManager(directory.resolve(), options=options)
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    *,
+    state: Any,
+    params: Params,
+    meta: dict[str, Any],
+) -> None:
+    """Write one checkpoint in the background.
+
+    Args:
+        manager: Manager.
+        step: Step of the state; later than any saved.
+        state: Training state.
+        params: Parameters that a finished run would use.
+        meta: Plain numbers and strings.
+    """
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            params=ocp.args.StandardSave(params),
+            meta=ocp.args.JsonSave(meta),
+        ),
+    )
+
+
+def restore_latest(
+    manager: ocp.CheckpointManager,
+    abstract_state: Any,
+    abstract_params: Params,
+    *,
+    warn: Callable[[str], None],
+) -> Restored | None:
+    """The newest checkpoint that can be read; unreadable ones are set aside.
+
+    Args:
+        manager: Manager.
+        abstract_state: Pytree with the shapes and dtypes of the state.
+        abstract_params: Pytree with those of the parameters.
+        warn: Told in one line of a checkpoint that could not be read.
+
+    Returns:
+        The checkpoint, in host arrays, or None if there is none.
+    """
+    for step in sorted(manager.all_steps(), reverse=True):
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_host_like(abstract_state)),
+            params=ocp.args.StandardRestore(_host_like(abstract_params)),
+            meta=ocp.args.JsonRestore(),
+        )
+        try:
+            restored = manager.restore(step, args=args)
+        # Orbax and TensorStore raise many types for a damaged file: any of them means
+        # that this checkpoint is of no use.
+        except Exception as error:
+            aside = _set_aside(manager, step)
+            reason = str(error).strip().split("\n")[0][:80]
+            warn(
+                f"checkpoint {step} cannot be read ({type(error).__name__}: {reason}); "
+                f"moved to {aside}, going back to the one before"
+            )
+            continue
+        return Restored(step, restored["state"], restored["params"], restored["meta"])
+    return None
+
+
+def restore_params(directory: Path, abstract_params: Params) -> Params:
+    """The parameters of the newest checkpoint, as host arrays.
+
+    Args:
+        directory: Folder of checkpoints.
+        abstract_params: Pytree with their shapes and dtypes.
+
+    Returns:
+        The parameters as NumPy arrays, whatever devices they were saved from.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+    """
+    with ocp.CheckpointManager(directory.resolve()) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint in {directory}")
+        restore = ocp.args.StandardRestore(_host_like(abstract_params))
+        return manager.restore(step, args=ocp.args.Composite(params=restore))["params"]
+
+
+def _host_like(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def _set_aside(manager: ocp.CheckpointManager, step: int) -> Path:
+    source = Path(manager.directory) / str(step)
+    target = source.parent.parent / "unreadable-checkpoints" / str(step)
+    target.parent.mkdir(exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.move(source, target)
+    manager.reload()
+    return target

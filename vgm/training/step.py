@@ -1,0 +1,123 @@
+"""One training step: a pure function of (key, state, batch)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from vgm.training.objective import ValueAndGrad, weighted_mean
+from vgm.types import Batch, Params, PRNGKey, Scalar
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes; the key of step n is ``fold_in(key, n)``.
+
+    Attributes:
+        step: Steps taken.
+        params: Parameters.
+        ema_params: Their exponential moving average, or None.
+        opt_state: Optimiser state.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    ema_params: Params | None
+    opt_state: Any
+
+
+class StepMetrics(NamedTuple):
+    """What one step reports, in nats where a bound is meant; means over the batch.
+
+    Attributes:
+        loss: The objective.
+        elbo: The bound.
+        reconstruction: E log p(x | z).
+        prior_matching: KL of the top latent.
+        denoising_matching: Sum of the other divergences.
+        grad_norm: Global norm of the gradients.
+        skipped: 1 if the gradients were not finite and nothing changed, else 0.
+    """
+
+    loss: Float[Array, ""]
+    elbo: Float[Array, ""]
+    reconstruction: Float[Array, ""]
+    prior_matching: Float[Array, ""]
+    denoising_matching: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    skipped: Float[Array, ""]
+
+
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, *, ema_decay: float
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        params: Starting parameters.
+        optimizer: Optimiser.
+        ema_decay: Decay of the parameters' average; 0 keeps none.
+
+    Returns:
+        The state, sharing no buffer between its parts, so that it can be donated.
+    """
+    # Weak types would become strong in the first step, and the program be compiled twice.
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
+    ema_params = jax.tree.map(jnp.copy, params) if ema_decay else None
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params)
+    )
+
+
+def train_step(
+    key: PRNGKey,
+    state: TrainState,
+    batch: Batch,
+    *,
+    value_and_grad: ValueAndGrad,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+) -> tuple[TrainState, StepMetrics]:
+    """Take one step.
+
+    Args:
+        key: Key of this step.
+        state: State before.
+        batch: Examples.
+        value_and_grad: Objective.
+        optimizer: Optimiser.
+        ema_decay: Decay of the parameters' average; early on the average is shorter,
+            min(decay, (1 + n) / (10 + n)) at step n.
+
+    Returns:
+        State after, and the step's metrics. Where the gradients are not finite only
+        ``state.step`` changes.
+    """
+    (loss, terms), grads = value_and_grad(key, state.params, batch)
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(grad_norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema_params = state.ema_params
+    if ema_params is not None:
+        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
+    new = TrainState(state.step, params, ema_params, opt_state)
+    # A select fuses into the update, where a conditional would copy the state.
+    new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+    denoising = jnp.sum(terms.denoising_matching, axis=-1)
+
+    def mean(values: Float[Array, " batch"]) -> Scalar:
+        return weighted_mean(values, batch.weight)
+
+    metrics = StepMetrics(
+        loss,
+        mean(terms.elbo),
+        mean(terms.reconstruction),
+        mean(terms.prior_matching),
+        mean(denoising),
+        grad_norm,
+        1.0 - finite.astype(jnp.float32),
+    )
+    return new._replace(step=state.step + 1), metrics

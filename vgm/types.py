@@ -1,0 +1,28 @@
+"""Names of arrays, and the batch that every model is trained and evaluated on."""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float, Key
+
+Scalar = Float[Array, ""]
+PRNGKey = Key[Array, ""]
+Params = Any
+"""A pytree of arrays: the parameters of a model."""
+
+Condition = Any
+"""A pytree of arrays with a leading batch axis (labels, vectors), or None."""
+
+
+class Batch(NamedTuple):
+    """Examples, what they are conditioned on, and how much each one counts.
+
+    Attributes:
+        x: Observations, one example a row.
+        condition: Pytree whose leaves have the same leading axis, or None.
+        weight: Non-negative weight of each example; zero for padding. Weights enter in
+            the objective and in reports, never inside a bound.
+    """
+
+    x: Any
+    condition: Condition
+    weight: Float[Array, " batch"]
