@@ -3,15 +3,10 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from vgm import cli, runs
+from vgm import cli
 from vgm.errors import UserError
-
-try:
-    from tyro.conf import Positional
-except ImportError:  # cli.parse says what to install
-    Positional = Annotated
+from vgm.experiment import directory
 
 SAME = ("observation", "binarization", "data", "split")
 
@@ -20,7 +15,7 @@ SAME = ("observation", "binarization", "data", "split")
 class Arguments:
     """Compare finished runs that observe the same data in the same way."""
 
-    runs: Positional[tuple[Path, ...]]
+    runs: tuple[Path, ...]
     """Folders made by scripts/train.py."""
 
 
@@ -32,7 +27,7 @@ def compare(arguments: list[str] | None) -> None:
     args = cli.parse(Arguments, arguments, prog="compare.py")
     if not args.runs:
         raise UserError("give at least one run: compare.py RUN...")
-    results = [(path, runs.read_result(path)) for path in args.runs]
+    results = [(path, directory.read_result(path)) for path in args.runs]
     first_path, first = results[0]
     for path, result in results[1:]:
         for name in SAME:
@@ -71,7 +66,9 @@ def _row(name: str, result: dict, *, bits: bool) -> list[str]:
         str(result["num_importance_samples"]),
     ]
     if bits:
-        row.append(f"{result['bits_per_dim']:.3f} ± {result['bits_per_dim_stderr']:.3f}")
+        row.append(
+            f"{result['bits_per_dim']:.3f} ± {result['bits_per_dim_stderr']:.3f}"
+        )
     return [
         *row,
         f"{result['num_params']:,}",

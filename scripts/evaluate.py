@@ -4,22 +4,18 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from vgm import cli, experiment, runs
+from vgm import cli, experiment
 from vgm.errors import UserError
-
-try:
-    from tyro.conf import Positional
-except ImportError:  # cli.parse says what to install
-    Positional = Annotated
+from vgm.experiment import directory, results
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Report the likelihood of a run, with another K or on another split."""
 
-    run: Positional[Path]
+    run: Path
     """Folder made by scripts/train.py."""
     split: Literal["test", "validation"] = "test"
     """Split to evaluate."""
@@ -40,7 +36,7 @@ def evaluate(arguments: list[str] | None) -> None:
     if args.output is not None and args.output.exists():
         raise UserError(f"--output {args.output} exists; give another file")
     cli.enable_compilation_cache()
-    config, _ = runs.read_config(args.run)
+    config, _ = directory.read_config(args.run)
     if args.data_path is not None:
         moved = dataclasses.replace(config.data, path=args.data_path)
         config = dataclasses.replace(config, data=moved)
@@ -50,15 +46,15 @@ def evaluate(arguments: list[str] | None) -> None:
         )
         config = dataclasses.replace(config, evaluation=changed)
     prepared = experiment.prepare(config)
-    _, params = runs.load(args.run)
+    _, params = experiment.load(args.run)
     with cli.reporting() as reporter:
         numbers, _ = experiment.evaluate(
             prepared, params, split=args.split, reporter=reporter
         )
-    rows = experiment.result_table(numbers)
+    rows = results.result_table(numbers)
     cli.print_table(f"{args.run}", rows, header=("quantity", "value", "how"))
     if args.output is not None:
-        runs.write_json(args.output, numbers)
+        directory.write_json(args.output, numbers)
 
 
 if __name__ == "__main__":

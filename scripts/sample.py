@@ -3,26 +3,21 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import jax
 import numpy as np
 
-from vgm import cli, experiment, runs
+from vgm import cli
 from vgm.errors import UserError
 from vgm.evaluation import figures
-
-try:
-    from tyro.conf import Positional
-except ImportError:  # cli.parse says what to install
-    Positional = Annotated
+from vgm.experiment import directory, pictures
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Draw samples of a run into an .npz file and, if they are images, a .png."""
 
-    run: Positional[Path]
+    run: Path
     """Folder made by scripts/train.py."""
     num_samples: int = 100
     """How many."""
@@ -43,34 +38,38 @@ def sample(arguments: list[str] | None) -> None:
     if args.num_samples < 1:
         raise UserError(f"--num-samples must be at least 1; got {args.num_samples}")
     cli.enable_compilation_cache()
-    config, form = runs.read_config(args.run)
-    model, params = runs.load(args.run)
+    config, form = directory.read_config(args.run)
+    model, params = directory.load(args.run)
     base = args.output or args.run / f"samples-seed-{args.seed}"
     archive, picture = base.with_suffix(".npz"), base.with_suffix(".png")
     for path in (archive, picture):
         if path.exists():
             raise UserError(f"--output {path} exists; give another name")
-    condition = None
-    if config.model.conditional:
-        condition = np.arange(args.num_samples, dtype=np.int32) % form.num_classes
-        if args.label is not None:
-            if not 0 <= args.label < form.num_classes:
-                raise UserError(
-                    f"--label must be from 0 to {form.num_classes - 1}; got {args.label}"
-                )
-            condition = np.full_like(condition, args.label)
-    elif args.label is not None:
-        raise UserError(f"--label: {args.run} is not conditional; drop the flag")
+    condition = _labels(args, form.num_classes if config.model.conditional else 0)
     key = jax.random.key(args.seed)
     draws = np.asarray(model.sample(key, params, args.num_samples, condition))
     np.savez(archive, samples=draws)
     print(f"samples: {archive}")
     if draws.ndim == 4 and draws.shape[-1] in (1, 3):
-        top = experiment.figure_top(config.data.observation, form.levels)
+        top = pictures.figure_top(config.data.observation, form.levels)
         columns = min(10, args.num_samples)
         grid = figures.image_grid(draws, columns=columns, top=top)
         figures.save_panels(picture, [("samples", grid)])
         print(f"picture: {picture}")
+
+
+def _labels(args: Arguments, num_classes: int) -> np.ndarray | None:
+    if not num_classes:
+        if args.label is not None:
+            raise UserError(f"--label: {args.run} is not conditional; drop the flag")
+        return None
+    if args.label is None:
+        return np.arange(args.num_samples, dtype=np.int32) % num_classes
+    if not 0 <= args.label < num_classes:
+        raise UserError(
+            f"--label must be from 0 to {num_classes - 1}; got {args.label}"
+        )
+    return np.full(args.num_samples, args.label, np.int32)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import sys
 
 from vgm import cli, configs, experiment
+from vgm.experiment import directory, results
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,10 +20,10 @@ def train(arguments: list[str] | None) -> None:
     cli.enable_compilation_cache()
     with cli.reporting() as reporter:
         result = experiment.run(config, reporter)
-    run_dir = experiment.run_directory(config)
+    run_dir = directory.run_directory(config)
     cli.print_table(
         f"{result['preset']} on {result['data']} ({result['observation']})",
-        experiment.result_table(result),
+        results.result_table(result),
         header=("quantity", "value", "how"),
     )
     print(f"report: {run_dir / 'report.html'}")

@@ -1,7 +1,7 @@
 """What the scripts share: typed arguments, one-line errors, progress.
 
-A script's ``main`` takes arguments and returns an exit status: 0; 2 for bad input, after
-one line on standard error; 130 if interrupted.
+A script's ``main`` takes arguments and returns an exit status: 0; 2 for bad input,
+after one line on standard error; 130 if interrupted.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import jax
 
 from vgm.errors import UserError
-from vgm.experiment import Progress, Reporter
+from vgm.experiment.fitting import Progress, Reporter
 
 T = TypeVar("T")
 
@@ -37,7 +37,9 @@ def parse(kind: type[T], arguments: Sequence[str] | None, *, prog: str) -> T:
     """
     tyro = _tyro()
     with _one_line_errors():
-        return tyro.cli(kind, prog=prog, args=arguments)
+        # What has no default is given by place: evaluate.py RUN, not --run RUN.
+        positional = (tyro.conf.PositionalRequiredArgs,)
+        return tyro.cli(kind, prog=prog, args=arguments, config=positional)
 
 
 def parse_preset(
@@ -202,7 +204,9 @@ def _status(row: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def print_table(title: str, rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
+def print_table(
+    title: str, rows: Sequence[Sequence[str]], header: Sequence[str]
+) -> None:
     """Print a table, whole at any width of the terminal.
 
     Args:

@@ -25,4 +25,4 @@ class Batch(NamedTuple):
 
     x: Any
     condition: Condition
-    weight: Float[Array, " batch"]
+    weight: Any

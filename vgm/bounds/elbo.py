@@ -44,7 +44,7 @@ class ElboTerms(NamedTuple):
 
     @property
     def elbo(self) -> Float[Array, "*batch"]:
-        """reconstruction - prior_matching - sum(denoising_matching), in nats."""
+        """Reconstruction - prior_matching - sum(denoising_matching), in nats."""
         denoising = jnp.sum(self.denoising_matching, axis=-1)
         return self.reconstruction - self.prior_matching - denoising
 

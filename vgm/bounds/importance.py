@@ -4,8 +4,8 @@ With log weights log w_k = log p(x, z_k) - log q(z_k | x), z_k ~ q,
 
     L_K = E log 1/K sum_k w_k,   L_1 = ELBO,   L_K <= L_{K+1} <= log p(x)            (1)
 
-(Burda et al. 2016, theorem 1). ``Accumulator`` sums weights as they come, so memory does
-not grow with K.
+(Burda et al. 2016, theorem 1). ``Accumulator`` sums weights as they come, so memory
+does not grow with K.
 """
 
 from collections.abc import Callable
@@ -58,13 +58,13 @@ class Accumulator(NamedTuple):
         log_sum: log sum w.
         log_sum_squares: log sum w^2.
         sum_log_w: sum log w, for the ELBO.
-        count: Number of weights.
+        num_samples: Number of weights.
     """
 
     log_sum: Float[Array, "*batch"]
     log_sum_squares: Float[Array, "*batch"]
     sum_log_w: Float[Array, "*batch"]
-    count: Float[Array, ""]
+    num_samples: Float[Array, ""]
 
 
 def empty_accumulator(shape: tuple[int, ...]) -> Accumulator:
@@ -81,7 +81,7 @@ def empty_accumulator(shape: tuple[int, ...]) -> Accumulator:
 
 
 def accumulate(
-    accumulator: Accumulator, log_w: Float[Array, "samples *batch"]
+    accumulator: Accumulator, log_w: Float[Array, " samples *batch"]
 ) -> Accumulator:
     """Add weights; samples on the first axis.
 
@@ -98,7 +98,7 @@ def accumulate(
             accumulator.log_sum_squares, jax.nn.logsumexp(2.0 * log_w, axis=0)
         ),
         accumulator.sum_log_w + jnp.sum(log_w, axis=0),
-        accumulator.count + log_w.shape[0],
+        accumulator.num_samples + log_w.shape[0],
     )
 
 
@@ -111,7 +111,7 @@ def log_evidence(accumulator: Accumulator) -> Float[Array, "*batch"]:
     Returns:
         log 1/K sum w.
     """
-    return accumulator.log_sum - jnp.log(accumulator.count)
+    return accumulator.log_sum - jnp.log(accumulator.num_samples)
 
 
 def effective_samples(accumulator: Accumulator) -> Float[Array, "*batch"]:
@@ -152,11 +152,11 @@ def stream(
     draw = jax.vmap(lambda index: log_weight(jax.random.fold_in(key, index)))
     num_chunks, rest = divmod(num_samples, chunk_size)
 
-    def add(accumulator: Accumulator, chunk: Array) -> tuple[Accumulator, None]:
+    def add(chunk: Array, accumulator: Accumulator) -> Accumulator:
         indices = chunk * chunk_size + jnp.arange(chunk_size)
-        return accumulate(accumulator, draw(indices)), None
+        return accumulate(accumulator, draw(indices))
 
-    result, _ = jax.lax.scan(add, empty_accumulator(shape), jnp.arange(num_chunks))
+    result = jax.lax.fori_loop(0, num_chunks, add, empty_accumulator(shape))
     if rest:
         result = accumulate(result, draw(num_chunks * chunk_size + jnp.arange(rest)))
     return result

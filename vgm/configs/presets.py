@@ -13,9 +13,7 @@ from vgm.configs.schema import (
 EPOCH = 469
 """Steps in an epoch of MNIST's 60,000 training images at batch size 128."""
 
-_GREY_MNIST = DataConfig(
-    name="mnist", observation="grey-bernoulli", num_validation=0
-)
+_GREY_MNIST = DataConfig(name="mnist", observation="grey-bernoulli", num_validation=0)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "vae-digits": (
@@ -85,9 +83,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "Convolutional encoder and decoder on binarised MNIST.",
         Config(
             preset="vae-conv-mnist",
-            data=DataConfig(
-                name="mnist", observation="binary", binarization="dynamic"
-            ),
+            data=DataConfig(name="mnist", observation="binary", binarization="dynamic"),
             model=ModelConfig(
                 architecture="conv", latent_dim=32, hidden=(256,), channels=16
             ),
@@ -101,9 +97,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "The classic network conditional on the digit's label, on binarised MNIST.",
         Config(
             preset="cvae-mnist",
-            data=DataConfig(
-                name="mnist", observation="binary", binarization="dynamic"
-            ),
+            data=DataConfig(name="mnist", observation="binary", binarization="dynamic"),
             model=ModelConfig(conditional=True),
             optimizer=OptimizerConfig(
                 learning_rate=2e-3, schedule="cosine", warmup_steps=200, ema_decay=0.999

@@ -1,8 +1,8 @@
 """What a model observes of stored values; named in every result.
 
     levels           the integers themselves: log p is the mass of x
-    binary           zeros and ones: stored so, or drawn with probability x / (levels - 1),
-                     once ("static") or afresh at every use ("dynamic")
+    binary           zeros and ones: stored so, or drawn with probability
+                     x / (levels - 1), once ("static") or at every use ("dynamic")
     grey-bernoulli   x / (levels - 1) as Bernoulli targets: a bound on E log p(b) with
                      b ~ Bernoulli(x), no likelihood of x
     density          continuous values: log p is a density

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def load_digits() -> Dataset:
     """
     from sklearn.datasets import load_digits as sklearn_digits
 
-    bunch = sklearn_digits()
+    bunch: Any = sklearn_digits()
     x = np.asarray(bunch["images"]).astype(np.uint8)[..., None]
     everything = Split(x, np.asarray(bunch["target"]).astype(np.int32))
     order = np.random.default_rng(0).permutation(len(x))
@@ -233,14 +234,19 @@ def _load_npz(path: Path) -> Dataset:
     kinds = {split: array.dtype.kind for split, array in x.items()}
     shapes = {split: array.shape[1:] for split, array in x.items()}
     if len(set(shapes.values())) > 1 or len(set(kinds.values())) > 1:
-        raise UserError(f"{path}: x_train, x_valid and x_test differ in shape or dtype")
+        raise UserError(
+            f"{path}: x_train, x_valid and x_test differ in shape or dtype; make them "
+            "alike"
+        )
     levels = 0
     if kinds["train"] != "f":
         levels = _npz_levels(path, arrays, x)
         dtype = np.uint8 if levels <= 256 else np.int32
         x = {split: array.astype(dtype) for split, array in x.items()}
-    splits = {split: Split(array, _npz_labels(path, arrays, split, len(array)))
-              for split, array in x.items()}
+    splits = {
+        split: Split(array, _npz_labels(path, arrays, split, len(array)))
+        for split, array in x.items()
+    }
     return Dataset(splits["train"], splits.get("valid"), splits["test"], levels)
 
 
@@ -252,8 +258,8 @@ def _npz_levels(
     highest = max(int(array.max()) for array in x.values())
     if lowest < 0 or highest >= levels:
         raise UserError(
-            f"{path}: levels run from {lowest} to {highest}, outside 0 .. {levels - 1}; "
-            "store the number of levels as 'levels'"
+            f"{path}: levels run from {lowest} to {highest}, outside 0 .. "
+            f"{levels - 1}; store the number of levels as 'levels'"
         )
     return levels
 

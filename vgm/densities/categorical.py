@@ -27,9 +27,7 @@ def log_prob(x: Int[Array, "*event"], logits: Float[Array, "*event levels"]) -> 
     return jnp.sum(chosen - jax.nn.logsumexp(logits, axis=-1))
 
 
-def sample(
-    key: PRNGKey, logits: Float[Array, "*event levels"]
-) -> Int[Array, "*event"]:
+def sample(key: PRNGKey, logits: Float[Array, "*event levels"]) -> Int[Array, "*event"]:
     """Draw one event of integer levels.
 
     Args:

@@ -28,7 +28,9 @@ def image_grid(
     unit = np.clip(np.asarray(images, np.float64) / top, 0.0, 1.0)
     if channels == 1:
         unit = np.repeat(unit, 3, axis=-1)
-    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 0.6)
+    canvas = np.full(
+        (rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 0.6
+    )
     for number, image in enumerate(unit):
         row, column = divmod(number, columns)
         y, x = gap + row * (height + gap), gap + column * (width + gap)
@@ -71,7 +73,9 @@ def save_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
     for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
         _line(left, rows, f"{split}_elbo", split, colour)
-    for term, colour in zip(TERMS[1:], ("tab:green", "tab:red", "tab:purple"), strict=True):
+    for term, colour in zip(
+        TERMS[1:], ("tab:green", "tab:red", "tab:purple"), strict=True
+    ):
         _line(right, rows, f"train_{term}", term.replace("_", " "), colour)
     left.set_title("ELBO (greater is better)")
     right.set_title("Terms of the ELBO, training")

@@ -80,7 +80,7 @@ def bits_per_dim(nats: float, num_dims: int) -> float:
     Returns:
         Bits per dimension.
     """
-    return -nats / (num_dims * np.log(2.0))
+    return float(-nats / (num_dims * np.log(2.0)))
 
 
 def example_terms(
@@ -121,7 +121,7 @@ def example_terms(
 
     num_examples = len(data.weight)
     num_batches = -(-num_examples // batch_size)
-    # The last batch is filled up with the first examples, whose terms are cut off again.
+    # The last batch is filled up with first examples, whose terms are cut off again.
     index = jnp.arange(num_batches * batch_size) % num_examples
     index = index.reshape(num_batches, batch_size)
     batched = jax.tree.map(lambda leaf: leaf[index], (x, data.condition))
@@ -235,7 +235,7 @@ def example_evidence(
 def independent_baseline(
     train: Any, test: Any, *, observation: str, levels: int
 ) -> Float[Array, " batch"]:
-    """log p(x) of test examples under independent coordinates fitted to training data.
+    """Log p(x) of test examples under independent coordinates fitted to training data.
 
     Levels have a histogram each (one count added), bits a frequency, reals a normal.
 

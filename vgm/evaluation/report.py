@@ -51,7 +51,8 @@ def render(
     )
     pictures = "".join(
         f"<h2>{html.escape(heading)}</h2><p class=note>{html.escape(caption)}</p>"
-        f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{_encode(path)}">'
+        f'<img alt="{html.escape(heading)}" '
+        f'src="data:image/png;base64,{_encode(path)}">'
         for heading, caption, path in figures
     )
     used = ", ".join(f"{name} {version}" for name, version in versions.items())

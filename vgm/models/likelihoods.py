@@ -67,7 +67,7 @@ def likelihood(name: str, *, levels: int = 2) -> Likelihood:
     return families[name]()
 
 
-def _bernoulli_bias(x: Float[Array, "batch *event"]) -> Outputs:
+def _bernoulli_bias(x: Float[Array, " batch *event"]) -> Outputs:
     # A pixel that is always 0 starts at log odds of 1 to 999 (Burda et al. 2016).
     mean = jnp.clip(jnp.mean(x, axis=0), 0.001, 0.999)
     return (jnp.log(mean) - jnp.log1p(-mean))[..., None]
@@ -89,7 +89,7 @@ def _scaled(x: Levels, *, levels: int) -> Event:
 
 @functools.cache
 def _categorical(levels: int) -> Likelihood:
-    def initial_bias(x: Int[Array, "batch *event"]) -> Outputs:
+    def initial_bias(x: Int[Array, " batch *event"]) -> Outputs:
         # The histogram with one count added to every level; one level at a time keeps
         # memory at the size of the data.
         counts = jnp.stack(
@@ -113,7 +113,7 @@ def _categorical(levels: int) -> Likelihood:
 
 @functools.cache
 def _discretized_logistic(levels: int) -> Likelihood:
-    def initial_bias(x: Int[Array, "batch *event"]) -> Outputs:
+    def initial_bias(x: Int[Array, " batch *event"]) -> Outputs:
         y = _scaled(x, levels=levels)
         # A constant pixel starts at a scale of one bin; std = scale pi / sqrt(3).
         scale = jnp.std(y, axis=0) * (jnp.sqrt(3.0) / jnp.pi)
@@ -137,7 +137,7 @@ def _discretized_logistic(levels: int) -> Likelihood:
     )
 
 
-def _normal_bias(x: Float[Array, "batch *event"]) -> Outputs:
+def _normal_bias(x: Float[Array, " batch *event"]) -> Outputs:
     # A constant coordinate would start at log 0; its scale starts at 1e-3.
     log_std = jnp.log(jnp.maximum(jnp.std(x, axis=0), 1e-3))
     return jnp.stack([jnp.mean(x, axis=0), log_std], axis=-1)

@@ -26,7 +26,7 @@ INITIALIZERS = {
     "glorot_uniform": nn.initializers.glorot_uniform(),
 }
 
-Vectors = Float[Array, "batch features"]
+Vectors = Float[Array, "batch _"]
 
 
 def _join(x: Vectors, condition: Vectors | None) -> Vectors:
@@ -54,6 +54,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Vectors, *, train: bool = False) -> Vectors:
+        """Outputs for a batch of vectors."""
         kernel_init = INITIALIZERS[self.kernel_init]
         for width in self.hidden:
             x = nn.Dense(width, kernel_init=kernel_init)(x)
@@ -75,8 +76,13 @@ class MLPEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch *event"], condition: Vectors | None, *, train: bool
+        self,
+        x: Float[Array, " batch *event"],
+        condition: Vectors | None,
+        *,
+        train: bool,
     ) -> tuple[Vectors, Vectors]:
+        """Mean and log standard deviation of q(z | x)."""
         flat = _join(x.reshape(len(x), -1), condition)
         mean, log_std = jnp.split(self.mlp(flat, train=train), 2, axis=-1)
         return mean, log_std
@@ -96,7 +102,8 @@ class MLPDecoder(nn.Module):
     @nn.compact
     def __call__(
         self, z: Vectors, condition: Vectors | None, *, train: bool
-    ) -> Float[Array, "batch *event outputs"]:
+    ) -> Float[Array, " batch *event outputs"]:
+        """Outputs of p(x | z), before the output bias."""
         outputs = self.mlp(_join(z, condition), train=train)
         return outputs.reshape(len(z), *self.output_shape)
 
@@ -122,6 +129,7 @@ class ConvEncoder(nn.Module):
         *,
         train: bool,
     ) -> tuple[Vectors, Vectors]:
+        """Mean and log standard deviation of q(z | x)."""
         for channels in (self.channels, 2 * self.channels):
             x = nn.Conv(channels, (4, 4), strides=(2, 2))(x)
             x = ACTIVATIONS[self.activation](x)
@@ -149,6 +157,7 @@ class ConvDecoder(nn.Module):
     def __call__(
         self, z: Vectors, condition: Vectors | None, *, train: bool
     ) -> Float[Array, "batch height width channels outputs"]:
+        """Outputs of p(x | z), before the output bias."""
         height, width, *outputs = self.output_shape
         act = ACTIVATIONS[self.activation]
         x = act(self.stem(_join(z, condition), train=train))

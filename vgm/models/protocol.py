@@ -70,13 +70,13 @@ class LatentVariableModel(GenerativeModel, Protocol):
     def log_joint(
         self, params: Params, x: Any, latents: Latents, condition: Condition = None
     ) -> Float[Array, " batch"]:
-        """log p(x, z)."""
+        """Log p(x, z)."""
         ...
 
     def log_posterior(
         self, params: Params, encoding: Encoding, latents: Latents
     ) -> Float[Array, " batch"]:
-        """log q(z | x)."""
+        """Log q(z | x)."""
         ...
 
 

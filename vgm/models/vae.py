@@ -85,7 +85,7 @@ class VAE:
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
-        return Encoding(mean, log_std)
+        return Encoding(jnp.asarray(mean), jnp.asarray(log_std))
 
     def propose(
         self, key: PRNGKey, params: Params, encoding: Encoding
@@ -102,7 +102,7 @@ class VAE:
         condition: Condition = None,
         *,
         dropout_key: PRNGKey | None = None,
-    ) -> Float[Array, "batch *event outputs"]:
+    ) -> Float[Array, " batch *event outputs"]:
         """The likelihood's outputs at z; with a key, under dropout."""
         outputs = self.decoder.apply(
             params["decoder"],
@@ -111,7 +111,7 @@ class VAE:
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
-        return outputs + params["output_bias"]
+        return outputs + params["output_bias"][None]
 
     def log_likelihood(
         self,
@@ -122,7 +122,7 @@ class VAE:
         *,
         dropout_key: PRNGKey | None = None,
     ) -> Float[Array, " batch"]:
-        """log p(x | z)."""
+        """Log p(x | z)."""
         outputs = self.decode(params, z, condition, dropout_key=dropout_key)
         return jax.vmap(self.likelihood.log_prob)(x, outputs)
 
@@ -133,7 +133,7 @@ class VAE:
         latents: Float[Array, "batch latent"],
         condition: Condition = None,
     ) -> Float[Array, " batch"]:
-        """log p(x, z) = log p(x | z) + log N(z; 0, I)."""
+        """Log p(x, z) = log p(x | z) + log N(z; 0, I)."""
         origin = jnp.zeros_like(latents)
         log_prior = jax.vmap(normal.log_prob)(latents, origin, origin)
         return self.log_likelihood(params, x, latents, condition) + log_prior
@@ -141,7 +141,7 @@ class VAE:
     def log_posterior(
         self, params: Params, encoding: Encoding, latents: Float[Array, "batch latent"]
     ) -> Float[Array, " batch"]:
-        """log q(z | x)."""
+        """Log q(z | x)."""
         del params
         return jax.vmap(normal.log_prob)(latents, encoding.mean, encoding.log_std)
 
@@ -169,7 +169,7 @@ class VAE:
     def log_weight(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch"]:
-        """log p(x, z) - log q(z | x) at one z ~ q(z | x)."""
+        """Log p(x, z) - log q(z | x) at one z ~ q(z | x)."""
         encoding = self.encode(params, x, condition)
         z = self.propose(key, params, encoding)
         log_joint = self.log_joint(params, x, z, condition)
@@ -194,7 +194,7 @@ class VAE:
         params: Params,
         num_samples: int,
         condition: Condition = None,
-    ) -> Float[Array, "samples *event"]:
+    ) -> Float[Array, " samples *event"]:
         """E[x | z] at the latents that ``sample`` draws from this key."""
         key_z, _ = jax.random.split(key)
         outputs = self._decode_prior(key_z, params, num_samples, condition)
@@ -202,14 +202,14 @@ class VAE:
 
     def reconstruct(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
-    ) -> Float[Array, "batch *event"]:
+    ) -> Float[Array, " batch *event"]:
         """E[x | z] at one z ~ q(z | x)."""
         z = self.propose(key, params, self.encode(params, x, condition))
         return jax.vmap(self.likelihood.mean)(self.decode(params, z, condition))
 
     def _decode_prior(
         self, key: PRNGKey, params: Params, num_samples: int, condition: Condition
-    ) -> Float[Array, "samples *event outputs"]:
+    ) -> Float[Array, " samples *event outputs"]:
         z = jax.random.normal(key, (num_samples, self.latent_dim))
         return self.decode(params, z, condition)
 
@@ -320,4 +320,3 @@ def conv(
         latent_dim,
         num_classes,
     )
-

@@ -47,7 +47,7 @@ class Normal(NamedTuple):
 def log_likelihood(
     model: LinearGaussian, x: Float[Array, " data"], z: Float[Array, " latent"]
 ) -> Scalar:
-    """log p(x | z), in nats.
+    """Log p(x | z), in nats.
 
     Args:
         model: Parameters.
@@ -64,7 +64,7 @@ def log_likelihood(
 def log_joint(
     model: LinearGaussian, x: Float[Array, " data"], z: Float[Array, " latent"]
 ) -> Scalar:
-    """log p(x, z) = log p(x | z) + log N(z; 0, I), in nats.
+    """Log p(x, z) = log p(x | z) + log N(z; 0, I), in nats.
 
     Args:
         model: Parameters.
@@ -79,7 +79,7 @@ def log_joint(
 
 
 def log_evidence(model: LinearGaussian, x: Float[Array, " data"]) -> Scalar:
-    """log p(x) = log N(x; m, W W' + s^2 I), in nats.
+    """Log p(x) = log N(x; m, W W' + s^2 I), in nats.
 
     Args:
         model: Parameters.

@@ -1,9 +1,9 @@
 """Many steps in one dispatch, over data that lives on the device.
 
-Step n belongs to epoch n // steps_per_epoch, whose order is the permutation drawn from
-``fold_in(key_order, epoch)``; every example is used once an epoch, the last batch filled
-up with examples of weight 0. So a run is a function of (config, seed) alone: where it was
-interrupted, and how many steps were dispatched at once, leaves no trace in it.
+Step n belongs to epoch n // steps_per_epoch, whose order is the permutation drawn
+from ``fold_in(key_order, epoch)``; every example is used once an epoch, the last batch
+filled up with examples of weight 0. So a run is a function of (config, seed) alone:
+where it was interrupted, and how many steps were dispatched at once, leaves no trace.
 """
 
 import functools
@@ -122,9 +122,7 @@ def run_steps(
     ) -> tuple[TrainState, StepMetrics]:
         state, sums = carry
         key_observe, key_step = jax.random.split(jax.random.fold_in(key_steps, n))
-        batch = take_batch(
-            data, order, weights, n % per_epoch, batch_size=batch_size
-        )
+        batch = take_batch(data, order, weights, n % per_epoch, batch_size=batch_size)
         batch = split_batch(batch, mesh)
         # Without the barrier XLA fuses the gather into the first matrix product, which
         # then reads single bytes from all over the data set.

@@ -51,9 +51,7 @@ def negative_elbo(model: GenerativeModel, *, num_samples: int = 1) -> ValueAndGr
         The objective.
     """
 
-    def loss(
-        params: Params, key: PRNGKey, batch: Batch
-    ) -> tuple[Scalar, ElboTerms]:
+    def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
         def draw(key: PRNGKey) -> ElboTerms:
             return model.elbo_terms(key, params, batch.x, batch.condition, train=True)
 
@@ -77,9 +75,7 @@ def negative_iwae(model: LatentVariableModel, *, num_samples: int) -> ValueAndGr
         The objective.
     """
 
-    def loss(
-        params: Params, key: PRNGKey, batch: Batch
-    ) -> tuple[Scalar, ElboTerms]:
+    def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
         key_terms, key_weights = jax.random.split(key)
         encoding = model.encode(params, batch.x, batch.condition)
 

@@ -1,9 +1,10 @@
 """Learning-rate schedules and the optimiser, all from Optax."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
 
 from vgm.errors import UserError
 
@@ -77,7 +78,7 @@ def optimizer(
         The transformation.
     """
 
-    def learning_rate(count: Int[Array, ""]) -> Float[Array, ""]:
+    def learning_rate(count: Any) -> Any:
         # Without the barrier XLA's CPU backend fuses the schedule into the update and
         # takes a cosine for every parameter: 6 ms a step instead of 0.1.
         return jax.lax.optimization_barrier(jnp.asarray(schedule(count)))

@@ -62,7 +62,7 @@ def init_state(
     Returns:
         The state, sharing no buffer between its parts, so that it can be donated.
     """
-    # Weak types would become strong in the first step, and the program be compiled twice.
+    # Weak types would turn strong in the first step: a second compilation.
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
     ema_params = jax.tree.map(jnp.copy, params) if ema_decay else None
     return TrainState(
@@ -105,7 +105,9 @@ def train_step(
         ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
     new = TrainState(state.step, params, ema_params, opt_state)
     # A select fuses into the update, where a conditional would copy the state.
-    new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+    new = jax.tree.map(
+        lambda after, before: jnp.where(finite, after, before), new, state
+    )
     denoising = jnp.sum(terms.denoising_matching, axis=-1)
 
     def mean(values: Float[Array, " batch"]) -> Scalar:

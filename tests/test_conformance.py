@@ -1,0 +1,209 @@
+"""Every model through one suite, each with its evidence known exactly."""
+
+import functools
+
+import chex
+import conformance
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from miniatures import AffineFlow, GaussianDiffusion
+
+from vgm import models
+from vgm.oracles import linear_gaussian
+
+EVENT = (2, 3, 1)
+
+
+def grid_log_evidence(model, params, x, condition):
+    """log p(x) = log integral p(x | z) N(z; 0, I) dz over a 2-D grid."""
+    axis = jnp.linspace(-6.0, 6.0, 121)
+    nodes = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
+    log_cell = 2 * jnp.log(axis[1] - axis[0])
+
+    def one(z):
+        latents = jnp.broadcast_to(z[None], (len(x), 2))
+        return model.log_joint(params, x, latents, condition)
+
+    log_joint = jax.lax.map(one, nodes, batch_size=1000)
+    return jax.nn.logsumexp(log_joint, axis=0) + log_cell
+
+
+def vae_case(key, likelihood, *, conditional=False, architecture="mlp"):
+    key_x, key_init, key_params, key_label = jax.random.split(key, 4)
+    event = (4, 4, 1) if architecture == "conv" else EVENT
+    x = {
+        "bernoulli": lambda: jax.random.bernoulli(key_x, 0.4, (6, *event)) * 1.0,
+        "categorical": lambda: jax.random.randint(key_x, (6, *event), 0, 5),
+        "discretized_logistic": lambda: jax.random.randint(key_x, (6, *event), 0, 5),
+        "normal": lambda: jax.random.normal(key_x, (6, *event)),
+    }[likelihood]()
+    shared = {
+        "event_shape": event,
+        "latent_dim": 2,
+        "hidden": (8,),
+        "levels": 5,
+        "likelihood": likelihood,
+        "num_classes": 3 if conditional else 0,
+    }
+    if architecture == "conv":
+        model = models.vae.conv(channels=2, **shared)
+    else:
+        model = models.vae.mlp(**shared)
+    condition = jax.random.randint(key_label, (6,), 0, 3) if conditional else None
+    params = model.init(key_init, x, condition)
+    # Away from the start, where q is close to the prior: random encoder and decoder.
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key_params, len(leaves))
+    noisy = [
+        leaf + 0.1 * jax.random.normal(k, leaf.shape)
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    params = jax.tree.unflatten(structure, noisy)
+    evidence = jax.jit(
+        functools.partial(grid_log_evidence, model, params, condition=condition)
+    )
+    return conformance.Case(model, params, x, condition, evidence, 40_000)
+
+
+@pytest.mark.parametrize(
+    "likelihood", ["bernoulli", "categorical", "discretized_logistic", "normal"]
+)
+def test_vae(key, likelihood):
+    conformance.check(vae_case(key, likelihood), key)
+
+
+def test_conditional_vae(key):
+    conformance.check(vae_case(key, "bernoulli", conditional=True), key)
+
+
+def test_convolutional_vae(key):
+    conformance.check(vae_case(key, "bernoulli", architecture="conv"), key)
+
+
+def linear_case(key):
+    """A VAE without hidden layers and with constant noise: linear and normal."""
+    x = jax.random.normal(key, (6, 4))
+    model = models.vae.mlp(
+        event_shape=(4,), latent_dim=2, hidden=(), likelihood="normal"
+    )
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model.init(key, x))
+    # q close to the prior: weights with a small variance.
+    params["encoder"] = jax.tree.map(lambda leaf: 0.1 * leaf, params["encoder"])
+    kernel = params["decoder"]["params"]["mlp"]["Dense_0"]["kernel"].reshape(2, 4, 2)
+    kernel = kernel.at[..., 1].set(0.0)  # the noise does not depend on z
+    params["decoder"]["params"]["mlp"]["Dense_0"]["kernel"] = kernel.reshape(2, 8)
+    params["output_bias"] = params["output_bias"].at[:, 1].set(-0.3)
+    oracle = linear_gaussian.LinearGaussian(
+        kernel[..., 0].T, params["output_bias"][:, 0], jnp.asarray(-0.3)
+    )
+    return model, params, x, oracle
+
+
+def test_linear_vae_against_the_oracle(key):
+    model, params, x, oracle = linear_case(key)
+    evidence = jax.vmap(functools.partial(linear_gaussian.log_evidence, oracle))
+    case = conformance.Case(model, params, x, None, evidence, 40_000)
+    conformance.check(case, key)
+
+
+def test_linear_vae_with_the_exact_encoder_has_constant_weights(x64, key):
+    model, params, x, oracle = linear_case(key)
+    # One latent only: then the exact posterior is diagonal.
+    params["decoder"]["params"]["mlp"]["Dense_0"]["kernel"] = (
+        params["decoder"]["params"]["mlp"]["Dense_0"]["kernel"].at[1].set(0.0)
+    )
+    oracle = oracle._replace(weights=oracle.weights.at[:, 1].set(0.0))
+    covariance = jnp.linalg.inv(linear_gaussian.posterior_precision(oracle))
+    gain = covariance @ oracle.weights.T * jnp.exp(-2 * oracle.log_std)
+    zeros = jnp.zeros_like(gain)
+    params["encoder"]["params"]["mlp"]["Dense_0"] = {
+        "kernel": jnp.concatenate([gain, zeros]).T,
+        "bias": jnp.concatenate(
+            [-gain @ oracle.bias, 0.5 * jnp.log(jnp.diagonal(covariance))]
+        ),
+    }
+    exact = jax.vmap(functools.partial(linear_gaussian.log_evidence, oracle))(x)
+    for seed in range(3):
+        log_w = model.log_weight(jax.random.key(seed), params, x)
+        chex.assert_trees_all_close(log_w, exact, atol=1e-10, rtol=0)
+
+
+def test_miniature_flow(key):
+    model = AffineFlow(dim=3)
+    x = 0.5 + 2.0 * jax.random.normal(key, (6, 3))
+    params = model.init(key, x)
+    evidence = jax.jit(jax.vmap(functools.partial(model.log_evidence, params)))
+    conformance.check(conformance.Case(model, params, x, None, evidence, 100), key)
+    # A flow's weight is log p(x), whatever the key.
+    chex.assert_trees_all_close(
+        model.log_weight(key, params, x), evidence(x), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("num_steps", [1, 5])
+def test_miniature_diffusion(key, num_steps):
+    # A single step over a wide range has weights too heavy-tailed to average.
+    ends = {"gamma_min": -1.0, "gamma_max": 1.0} if num_steps == 1 else {}
+    model = GaussianDiffusion(dim=2, num_steps=num_steps, **ends)
+    x = 0.7 * jax.random.normal(key, (6, 2))
+    params = model.init(key, x)
+    evidence = jax.jit(jax.vmap(functools.partial(model.log_evidence, params)))
+    conformance.check(conformance.Case(model, params, x, None, evidence), key)
+    terms = model.elbo_terms(key, params, x)
+    chex.assert_shape(terms.denoising_matching, (6, num_steps))
+
+
+def test_the_suite_sees_a_wrong_weight(key):
+    """Noise inside the log breaks the contract, and the suite says so."""
+    good = vae_case(key, "bernoulli")
+
+    class Wrong(type(good.model)):
+        def log_weight(self, key, params, x, condition=None):
+            extra = jax.random.normal(jax.random.fold_in(key, 7), (len(x),))
+            return super().log_weight(key, params, x, condition) + extra
+
+    fields = {name: getattr(good.model, name) for name in good.model.__dict__}
+    with pytest.raises(AssertionError):
+        conformance.check_weights_are_unbiased(
+            good._replace(model=Wrong(**fields)), key
+        )
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "conv"])
+def test_networks_are_batch_free(key, architecture):
+    """A network on a batch equals the network on each example under vmap."""
+    case = vae_case(key, "bernoulli", architecture=architecture)
+    model, params = case.model, case.params
+    together = model.encode(params, case.x)
+    one_by_one = jax.vmap(lambda x: model.encode(params, x[None]))(case.x)
+    chex.assert_trees_all_close(
+        together,
+        jax.tree.map(lambda leaf: leaf[:, 0], one_by_one),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    z = together.mean
+    one_by_one = jax.vmap(lambda z: model.decode(params, z[None]))(z)
+    chex.assert_trees_all_close(
+        model.decode(params, z), one_by_one[:, 0], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_the_starting_bias_fits_each_pixel_alone(key):
+    """With the decoder's kernel at 0, p(x) is the independent-pixel histogram."""
+    x = jax.random.randint(key, (50, *EVENT), 0, 5)
+    model = models.vae.mlp(
+        event_shape=EVENT,
+        latent_dim=2,
+        hidden=(4,),
+        likelihood="categorical",
+        levels=5,
+    )
+    params = model.init(key, x)
+    counts = (np.asarray(x)[..., None] == np.arange(5)).sum(0)
+    expected = (counts + 1.0) / (50 + 5)
+    np.testing.assert_allclose(
+        jax.nn.softmax(params["output_bias"]), expected, rtol=1e-5
+    )

@@ -1,0 +1,296 @@
+"""Log densities against scipy, in both precisions, at extremes, under jit and vmap."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from jax.test_util import check_grads
+from scipy import stats
+
+from vgm.densities import (
+    bernoulli,
+    categorical,
+    discretized_logistic,
+    multivariate_normal,
+    normal,
+)
+
+SHAPES = [(), (3,), (2, 3)]
+reals = functools.partial(st.floats, allow_subnormal=False, width=32)
+
+
+def arrays(shape, low, high):
+    return hnp.arrays(np.float64, shape, elements=reals(low, high))
+
+
+# Reference first: a formula of scipy or written out, never the function under test.
+def normal_reference(x, mean, log_std):
+    return stats.norm(mean, np.exp(log_std)).logpdf(x).sum()
+
+
+def bernoulli_reference(x, logits):
+    log_one, log_zero = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
+    return np.where(x == 1, log_one, log_zero).sum()
+
+
+def logistic_reference(x, mean, log_scale, levels):
+    h, y = 1 / (levels - 1), 2 * x / (levels - 1) - 1
+    law = stats.logistic(mean, np.exp(log_scale))
+    upper = np.where(x == levels - 1, 1.0, law.cdf(y + h))
+    lower = np.where(x == 0, 0.0, law.cdf(y - h))
+    return np.log(upper - lower).sum()
+
+
+@given(st.sampled_from(SHAPES), st.data())
+@settings(max_examples=30, deadline=None)
+def test_normal_equals_scipy(shape, data):
+    x = data.draw(arrays(shape, -50, 50))
+    mean = data.draw(arrays(shape, -50, 50))
+    log_std = data.draw(arrays(shape, -5, 5))
+    expected = normal_reference(x, mean, log_std)
+    with jax.enable_x64(True):
+        actual = normal.log_prob(*map(jnp.asarray, (x, mean, log_std)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+    single = normal.log_prob(*(jnp.asarray(a, jnp.float32) for a in (x, mean, log_std)))
+    # Float32 carries 7 digits; the square and exp(-log_std) each lose a few ulps, and
+    # sums cancel against the log_std terms.
+    np.testing.assert_allclose(single, expected, rtol=2e-6, atol=2e-4)
+
+
+@given(st.sampled_from(SHAPES), st.data())
+@settings(max_examples=30, deadline=None)
+def test_bernoulli_equals_the_written_out_mass(shape, data):
+    x = data.draw(hnp.arrays(np.float64, shape, elements=st.sampled_from([0.0, 1.0])))
+    logits = data.draw(arrays(shape, -60, 60))
+    expected = bernoulli_reference(x, logits)
+    with jax.enable_x64(True):
+        actual = bernoulli.log_prob(jnp.asarray(x), jnp.asarray(logits))
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-14)
+
+
+@given(st.sampled_from(SHAPES), st.integers(2, 17), st.data())
+@settings(max_examples=30, deadline=None)
+def test_categorical_equals_scipy(shape, levels, data):
+    x = data.draw(hnp.arrays(np.int32, shape, elements=st.integers(0, levels - 1)))
+    logits = data.draw(arrays((*shape, levels), -30, 30))
+    exponential = np.exp(logits - logits.max(-1, keepdims=True))
+    p = exponential / exponential.sum(-1, keepdims=True)
+    expected = np.log(np.take_along_axis(p, x[..., None].astype(int), -1)).sum()
+    with jax.enable_x64(True):
+        actual = categorical.log_prob(jnp.asarray(x), jnp.asarray(logits))
+    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+@given(st.sampled_from(SHAPES), st.sampled_from([2, 17, 256]), st.data())
+@settings(max_examples=30, deadline=None)
+def test_discretized_logistic_equals_a_difference_of_scipy_cdfs(shape, levels, data):
+    x = data.draw(hnp.arrays(np.int32, shape, elements=st.integers(0, levels - 1)))
+    mean = data.draw(arrays(shape, -1, 1))
+    log_scale = data.draw(arrays(shape, -2, 2))
+    expected = logistic_reference(x, mean, log_scale, levels)
+    with jax.enable_x64(True):
+        actual = discretized_logistic.log_prob(
+            jnp.asarray(x), jnp.asarray(mean), jnp.asarray(log_scale), levels=levels
+        )
+    # The reference subtracts two cdfs: its own rounding, 1e-16 over a mass of 1e-4.
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_discretized_logistic_keeps_the_far_tail(x64):
+    # 30 scales out the difference of cdfs is 0 in double precision; the tail is
+    # exp(-a) (e^{2h/s} - 1) to first order, written here in logarithms.
+    levels, scale, x, mean = 17, 0.02, 16 - 3, -1.0
+    h, y = 1 / 16, 2 * 13 / 16 - 1
+    expected = -(y - h - mean) / scale + np.log(-np.expm1(-2 * h / scale))
+    actual = discretized_logistic.log_prob(
+        jnp.asarray(x), jnp.asarray(mean), jnp.log(jnp.asarray(scale)), levels=levels
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("log_scale", [-30.0, -5.0, -1.0, 2.0, 30.0])
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_discretized_logistic_sums_to_one(x64, levels, log_scale):
+    x = jnp.arange(levels, dtype=jnp.int32)
+    log_mass = jax.vmap(
+        lambda x: discretized_logistic.log_prob(
+            x, jnp.asarray(0.13), jnp.asarray(log_scale), levels=levels
+        )
+    )(x)
+    np.testing.assert_allclose(jnp.sum(jnp.exp(log_mass)), 1.0, atol=1e-12)
+
+
+def test_multivariate_normal_equals_scipy(x64, key):
+    a, x, mean = (
+        jax.random.normal(k, s)
+        for k, s in zip(jax.random.split(key, 3), [(4, 4), (4,), (4,)], strict=True)
+    )
+    covariance = a @ a.T + jnp.eye(4)
+    expected = stats.multivariate_normal(mean, covariance).logpdf(x)
+    actual = multivariate_normal.log_prob(x, mean, jnp.linalg.cholesky(covariance))
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+def test_entropy_is_minus_the_expected_log_density(x64, key):
+    log_std, mean = jnp.asarray([0.3, -0.7]), jnp.asarray([1.0, 2.0])
+    draws = jax.vmap(lambda k: normal.sample(k, mean, log_std))(
+        jax.random.split(key, 200_000)
+    )
+    minus = -jax.vmap(lambda x: normal.log_prob(x, mean, log_std))(draws)
+    stderr = minus.std() / np.sqrt(len(minus))
+    assert abs(minus.mean() - normal.entropy(log_std)) < 4 * stderr
+    expected = sum(stats.norm(0, s).entropy() for s in np.exp(log_std))
+    np.testing.assert_allclose(normal.entropy(log_std), expected, rtol=1e-12)
+
+
+CASES = {
+    "normal": (
+        normal.log_prob,
+        lambda k: tuple(jax.random.normal(k, (3, 2, 3))),
+        (0, 1, 2),
+    ),
+    "bernoulli": (
+        bernoulli.log_prob,
+        lambda k: (
+            jax.random.bernoulli(k, 0.5, (2, 3)).astype(float),
+            jax.random.normal(k, (2, 3)),
+        ),
+        (1,),
+    ),
+    "categorical": (
+        categorical.log_prob,
+        lambda k: (
+            jax.random.randint(k, (2, 3), 0, 5),
+            jax.random.normal(k, (2, 3, 5)),
+        ),
+        (1,),
+    ),
+    "discretized_logistic": (
+        functools.partial(discretized_logistic.log_prob, levels=5),
+        lambda k: (
+            jax.random.randint(k, (2, 3), 0, 5),
+            *(0.5 * jax.random.normal(k, (2, 2, 3))),
+        ),
+        (1, 2),
+    ),
+    "multivariate_normal": (
+        multivariate_normal.log_prob,
+        lambda k: (
+            *jax.random.normal(k, (2, 3)),
+            jnp.tril(jax.random.normal(k, (3, 3)), -1) + 2.0 * jnp.eye(3),
+        ),
+        (0, 1, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_equal_finite_differences(x64, key, name):
+    log_prob, draw, differentiable = CASES[name]
+    arguments = list(draw(key))
+
+    def function(*values):
+        # Finite differences step in NumPy.
+        for place, value in zip(differentiable, values, strict=True):
+            arguments[place] = jnp.asarray(value)
+        return log_prob(*arguments)
+
+    values = tuple(arguments[place] for place in differentiable)
+    check_grads(function, values, order=1, modes=["rev"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_jit_and_vmap_give_the_plain_numbers(key, strict_dtypes, name):
+    log_prob, draw, _ = CASES[name]
+    batch = [draw(k) for k in jax.random.split(key, 4)]
+    plain = jnp.stack([log_prob(*arguments) for arguments in batch])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batch)
+    chex.assert_shape(plain, (4,))
+    chex.assert_trees_all_close(jax.vmap(log_prob)(*stacked), plain, rtol=1e-5)
+    chex.assert_trees_all_close(jax.jit(jax.vmap(log_prob))(*stacked), plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("extreme", [1e4, -1e4])
+def test_bernoulli_is_finite_at_extreme_logits(extreme):
+    for x in (0.0, 1.0):
+        value, grad = jax.value_and_grad(bernoulli.log_prob, 1)(
+            jnp.asarray([x]), jnp.asarray([extreme])
+        )
+        agrees = (x == 1.0) == (extreme > 0)
+        assert value == (0.0 if agrees else -1e4)
+        assert jnp.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("log_scale", [-30.0, 30.0])
+@pytest.mark.parametrize("x", [0, 1, 128, 254, 255])
+def test_discretized_logistic_is_finite_at_extreme_scales(x, log_scale):
+    value, grads = jax.value_and_grad(discretized_logistic.log_prob, (1, 2))(
+        jnp.asarray(x), jnp.asarray(0.3), jnp.asarray(log_scale), levels=256
+    )
+    assert jnp.isfinite(value)
+    assert all(jnp.isfinite(grad) for grad in grads)
+
+
+@pytest.mark.parametrize("log_std", [-30.0, 30.0])
+def test_normal_is_finite_at_extreme_scales(log_std):
+    value, grads = jax.value_and_grad(normal.log_prob, (0, 1, 2))(
+        jnp.asarray(1.0), jnp.asarray(1.0 + 1e-7), jnp.asarray(log_std)
+    )
+    assert jnp.isfinite(value)
+    assert all(jnp.isfinite(grad) for grad in grads)
+
+
+NUM_DRAWS = 20_000
+
+
+def draws_of(sample, key):
+    return np.asarray(jax.vmap(sample)(jax.random.split(key, NUM_DRAWS)))
+
+
+def assert_frequencies(draws, log_mass):
+    """Pearson's test of the draws against exp(log_mass): rejects 1 in 10,000."""
+    expected = np.exp(np.asarray(log_mass, np.float64))
+    counts = np.bincount(draws.astype(int), minlength=len(expected))
+    keep = expected * NUM_DRAWS > 5
+    observed = np.append(counts[keep], counts[~keep].sum())
+    mass = np.append(expected[keep], expected[~keep].sum()) * NUM_DRAWS
+    observed, mass = observed[mass > 0], mass[mass > 0]
+    statistic = ((observed - mass) ** 2 / mass).sum()
+    assert statistic < stats.chi2(len(mass) - 1).ppf(0.9999)
+
+
+def test_samples_have_the_frequencies_of_the_mass(key):
+    levels = jnp.arange(9, dtype=jnp.int32)
+    mean, log_scale, logits = jnp.asarray(0.2), jnp.asarray(-1.5), 1.5 * jnp.sin(levels)
+    logistic = functools.partial(discretized_logistic.log_prob, levels=9)
+    assert_frequencies(
+        draws_of(
+            lambda k: discretized_logistic.sample(k, mean, log_scale, levels=9), key
+        ),
+        [logistic(x, mean, log_scale) for x in levels],
+    )
+    assert_frequencies(
+        draws_of(lambda k: categorical.sample(k, logits), key),
+        [categorical.log_prob(x, logits) for x in levels],
+    )
+    assert_frequencies(
+        draws_of(lambda k: bernoulli.sample(k, jnp.asarray(0.7)), key),
+        [bernoulli.log_prob(jnp.asarray(x), jnp.asarray(0.7)) for x in (0.0, 1.0)],
+    )
+
+
+def test_normal_samples_have_their_distribution(key):
+    mean, log_std = jnp.asarray(0.5), jnp.asarray(-0.4)
+    draws = draws_of(lambda k: normal.sample(k, mean, log_std), key)
+    assert stats.kstest(draws, stats.norm(0.5, np.exp(-0.4)).cdf).pvalue > 1e-4
+    cholesky = jnp.asarray([[1.0, 0.0], [0.8, 0.5]])
+    pair = draws_of(lambda k: multivariate_normal.sample(k, jnp.ones(2), cholesky), key)
+    # A covariance entry from n draws has a standard error below 2 / sqrt(n).
+    tolerance = 4 * 2 / np.sqrt(NUM_DRAWS)
+    np.testing.assert_allclose(np.cov(pair.T), cholesky @ cholesky.T, atol=tolerance)

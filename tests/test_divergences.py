@@ -1,0 +1,155 @@
+"""Divergences against quadrature and long formulas, at their limits and extremes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy import integrate, stats
+
+from vgm import divergences
+from vgm.densities import normal
+
+PAIRS = [
+    ((0.0, 0.0), (0.0, 0.0)),
+    ((1.0, -0.5), (-0.3, 0.4)),
+    ((-2.0, 1.0), (0.5, -1.0)),
+]
+
+
+@pytest.mark.parametrize(("q", "p"), PAIRS)
+def test_kl_normal_equals_quadrature(x64, q, p):
+    q_law, p_law = (stats.norm(mean, np.exp(log_std)) for mean, log_std in (q, p))
+    expected, _ = integrate.quad(
+        lambda z: q_law.pdf(z) * (q_law.logpdf(z) - p_law.logpdf(z)),
+        -40,
+        40,
+        points=[q[0]],
+        limit=200,
+    )
+    actual = divergences.kl_normal(*map(jnp.asarray, (*q, *p)))
+    np.testing.assert_allclose(actual, expected, atol=1e-8)
+
+
+def test_kl_standard_normal_is_kl_normal_to_the_origin(x64, key):
+    mean, log_std = jax.random.normal(key, (2, 5))
+    zeros = jnp.zeros(5)
+    np.testing.assert_allclose(
+        divergences.kl_standard_normal(mean, log_std),
+        divergences.kl_normal(mean, log_std, zeros, zeros),
+        rtol=1e-14,
+    )
+
+
+def test_kl_multivariate_normal_equals_the_textbook_formula(x64, key):
+    a, b, m, n = (
+        jax.random.normal(k, s)
+        for k, s in zip(
+            jax.random.split(key, 4), [(4, 4), (4, 4), (4,), (4,)], strict=True
+        )
+    )
+    q_cov, p_cov = a @ a.T + jnp.eye(4), b @ b.T + jnp.eye(4)
+    inverse = np.linalg.inv(p_cov)
+    expected = 0.5 * (
+        np.trace(inverse @ q_cov)
+        - 4
+        + (n - m) @ inverse @ (n - m)
+        + np.linalg.slogdet(p_cov)[1]
+        - np.linalg.slogdet(q_cov)[1]
+    )
+    actual = divergences.kl_multivariate_normal(
+        m, jnp.linalg.cholesky(q_cov), n, jnp.linalg.cholesky(p_cov)
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-11)
+
+
+def test_kl_multivariate_normal_of_diagonals_is_kl_normal(x64, key):
+    m, r, n, s = jax.random.normal(key, (4, 3))
+    np.testing.assert_allclose(
+        divergences.kl_multivariate_normal(
+            m, jnp.diag(jnp.exp(r)), n, jnp.diag(jnp.exp(s))
+        ),
+        divergences.kl_normal(m, r, n, s),
+        rtol=1e-12,
+    )
+
+
+def test_kl_of_a_law_to_itself_is_exactly_zero(key):
+    mean, log_std = jax.random.normal(key, (2, 7))
+    assert divergences.kl_normal(mean, log_std, mean, log_std) == 0.0
+    cholesky = jnp.tril(jax.random.normal(key, (3, 3)), -1) + 2.0 * jnp.eye(3)
+    value = divergences.kl_multivariate_normal(mean[:3], cholesky, mean[:3], cholesky)
+    # The triangular solve of a matrix by itself leaves one rounding an entry.
+    assert 0.0 <= value < 1e-12
+
+
+@pytest.mark.parametrize("delta", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, -1e-4, -0.2])
+def test_kl_keeps_its_digits_near_equality_in_float32(delta):
+    # 1/2 (e^{2d} - 1 - 2d) = d^2 + 2/3 d^3 + d^4/3 + ..., summed in double precision.
+    expected = 0.5 * sum(
+        (2 * np.float64(np.float32(delta))) ** n / np.prod(np.arange(1.0, n + 1))
+        for n in range(2, 20)
+    )
+    actual = divergences.kl_standard_normal(jnp.zeros(1), jnp.asarray([delta]))
+    np.testing.assert_allclose(actual, expected, rtol=5e-7)
+
+
+def test_expm1_minus_is_smooth_where_its_forms_meet(x64):
+    x = jnp.asarray([-0.5, 0.5])
+    below, above = x * (1 - 1e-12), x * (1 + 1e-12)
+    np.testing.assert_allclose(
+        divergences.expm1_minus(below), divergences.expm1_minus(above), rtol=1e-10
+    )
+    gradient = jax.vmap(jax.grad(divergences.expm1_minus))
+    x = jnp.asarray([-3.0, -0.6, -0.4, 0.0, 1e-8, 0.4, 0.6, 3.0])
+    np.testing.assert_allclose(gradient(x), jnp.expm1(x), rtol=1e-13, atol=1e-300)
+
+
+def test_closed_forms_are_never_negative_in_float32(key):
+    mean, log_std = jax.random.normal(key, (2, 2000, 1))
+    near = log_std + 1e-4 * jax.random.normal(jax.random.fold_in(key, 1), (2000, 1))
+    values = jax.vmap(divergences.kl_normal)(mean, log_std, mean, near)
+    assert (values >= 0.0).all()
+
+
+@pytest.mark.parametrize("log_std", [-30.0, 30.0])
+def test_kl_is_finite_at_extreme_scales(log_std):
+    value, grads = jax.value_and_grad(divergences.kl_standard_normal, (0, 1))(
+        jnp.asarray([1.0]), jnp.asarray([log_std])
+    )
+    assert jnp.isfinite(value)
+    assert all(jnp.isfinite(grad).all() for grad in grads)
+
+
+def test_gradients_equal_finite_differences(x64, key):
+    arguments = tuple(jax.random.normal(key, (4, 3)))
+
+    def kl(*values):  # finite differences step in NumPy
+        return divergences.kl_normal(*map(jnp.asarray, values))
+
+    check_grads(kl, arguments, order=2, modes=["rev"], rtol=1e-5)
+
+
+def test_monte_carlo_agrees_with_the_closed_form(x64, key):
+    q, p = (jnp.asarray([0.5]), jnp.asarray([-0.3])), (jnp.zeros(1), jnp.zeros(1))
+
+    def estimate(key):
+        return divergences.kl_monte_carlo(
+            key,
+            lambda k: normal.sample(k, *q),
+            lambda z: normal.log_prob(z, *q),
+            lambda z: normal.log_prob(z, *p),
+            num_samples=10,
+        )
+
+    draws = jax.vmap(estimate)(jax.random.split(key, 20_000))
+    stderr = draws.std() / np.sqrt(len(draws))
+    assert abs(draws.mean() - divergences.kl_normal(*q, *p)) < 4 * stderr
+
+
+def test_jit_and_vmap_give_the_plain_numbers(key, strict_dtypes):
+    batch = jax.random.normal(key, (4, 5, 3))
+    plain = jnp.stack([divergences.kl_normal(*batch[:, i]) for i in range(5)])
+    mapped = jax.vmap(divergences.kl_normal)
+    np.testing.assert_allclose(mapped(*batch), plain, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(mapped)(*batch), plain, rtol=1e-6)

@@ -1,0 +1,43 @@
+"""One configuration in, one run directory out."""
+
+from typing import Any
+
+from vgm import configs
+from vgm.experiment import directory as directory
+from vgm.experiment import fitting as fitting
+from vgm.experiment import pictures as pictures
+from vgm.experiment import results as results
+from vgm.experiment import setup as setup
+from vgm.experiment.directory import load as load
+from vgm.experiment.fitting import Progress as Progress
+from vgm.experiment.fitting import Reporter as Reporter
+from vgm.experiment.results import evaluate as evaluate
+from vgm.experiment.setup import Experiment as Experiment
+from vgm.experiment.setup import prepare as prepare
+
+
+def run(config: configs.Config, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Train, evaluate and report.
+
+    Args:
+        config: Configuration.
+        reporter: Where to talk to.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        UserError: If the input cannot be used, or training diverges.
+    """
+    reporter = reporter or Reporter()
+    experiment = prepare(config)
+    run_dir = directory.claim(config)
+    if not (run_dir / "config.json").exists():
+        directory.write_config(run_dir, config, experiment.form)
+    finished = run_dir / "result.json"
+    if finished.exists():
+        reporter.say(f"{run_dir} is finished already; its result is unchanged")
+        return directory.read_result(run_dir)
+    fit = fitting.train(experiment, run_dir, reporter)
+    directory.save_params(run_dir / "params.npz", fit.best.params)
+    return results.report(experiment, run_dir, fit, reporter)

@@ -1,0 +1,264 @@
+"""The folder of a run: what it holds, and how to read it back.
+
+config.json        the configuration and the data's form; rebuilds the model
+metrics.csv        one row an evaluation
+events.out.*       the same for TensorBoard
+checkpoints/       Orbax, newest two
+params.npz         parameters of the finished run, for people without Orbax
+likelihoods.npz    log likelihoods of the test examples, one by one
+samples.png, reconstructions.png, curves.png, report.html
+result.json        final numbers with units
+"""
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vgm import configs
+from vgm.errors import UserError
+from vgm.experiment.setup import DataForm, abstract_params, build_model
+from vgm.models import GenerativeModel
+from vgm.training import checkpoints
+from vgm.types import Params
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def run_directory(config: configs.Config) -> Path:
+    """The folder of a run.
+
+    Args:
+        config: Configuration.
+
+    Returns:
+        ``config.run_dir``, or runs/PRESET.
+    """
+    return config.run_dir or Path("runs") / config.preset
+
+
+def claim(config: configs.Config) -> Path:
+    """Make the folder of a run, or with ``resume`` find it, without touching a file.
+
+    Args:
+        config: Configuration.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: If it holds a run already and ``resume`` is not set; if it holds
+            something else; or if it was made with another configuration.
+    """
+    run_dir = run_directory(config)
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"--run-dir {run_dir} is a file; give a folder")
+    empty = not run_dir.exists() or not any(run_dir.iterdir())
+    if not empty and not config.resume:
+        raise UserError(
+            f"--run-dir {run_dir} already holds files; go on with --resume, or give "
+            "another --run-dir"
+        )
+    if not empty:
+        saved, _ = read_config(run_dir)
+        changed = configs.changed_fields(saved, config)
+        if changed:
+            raise UserError(
+                f"--resume: {run_dir} was made with another {', '.join(changed)}; give "
+                "the same flags, or another --run-dir"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
+
+
+def load(run: str | Path) -> tuple[GenerativeModel, Params]:
+    """A run's model and parameters, in one line; on any machine.
+
+    Args:
+        run: Folder of the run, finished or not.
+
+    Returns:
+        The model, and its parameters as host arrays: the best on validation where the
+        run has a validation split, else the newest (averaged, where it averages).
+
+    Raises:
+        UserError: If there is no run or no checkpoint.
+    """
+    run_dir = Path(run)
+    config, form = read_config(run_dir)
+    model = build_model(config, form)
+    abstract = abstract_params(config, form, model)
+    try:
+        return model, checkpoints.restore_params(run_dir / "checkpoints", abstract)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{run_dir} has no checkpoint yet; train it further with --resume"
+        ) from error
+
+
+def write_config(run_dir: Path, config: configs.Config, form: DataForm) -> None:
+    """Write ``config.json``.
+
+    Args:
+        run_dir: Folder of the run.
+        config: Configuration.
+        form: Form of its data.
+    """
+    content = {
+        "config": configs.to_dict(config),
+        "data_form": form._asdict(),
+        "versions": versions(),
+    }
+    write_json(run_dir / "config.json", content)
+
+
+def read_config(run_dir: Path) -> tuple[configs.Config, DataForm]:
+    """Read ``config.json``.
+
+    Args:
+        run_dir: Folder of the run.
+
+    Returns:
+        The configuration and the form of its data.
+
+    Raises:
+        UserError: If the folder holds no readable run.
+    """
+    path = run_dir / "config.json"
+    try:
+        content = json.loads(path.read_text())
+        form = content["data_form"]
+        config = configs.from_dict(content["config"])
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{run_dir} holds no run (no config.json); give a folder made by "
+            "scripts/train.py"
+        ) from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); train again") from error
+    return config, DataForm(
+        tuple(form["event_shape"]), form["levels"], form["num_classes"]
+    )
+
+
+def read_result(run_dir: Path) -> dict[str, Any]:
+    """Read ``result.json``.
+
+    Args:
+        run_dir: Folder of the run.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UserError: If the run is not finished or the file damaged.
+    """
+    try:
+        return json.loads((run_dir / "result.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{run_dir} has no result.json; finish the run: scripts/train.py ... "
+            f"--run-dir {run_dir} --resume"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{run_dir}/result.json is damaged; train again") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all.
+
+    Args:
+        path: File.
+        content: Plain values; NaN and infinities become null.
+    """
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    os.replace(draft, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def save_params(path: Path, params: Params) -> None:
+    """Write parameters as one ``.npz``, named by their place in the pytree.
+
+    Args:
+        path: File.
+        params: Parameters.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    named: dict[str, Any] = {
+        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(leaf)
+        for place, leaf in leaves
+    }
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("wb") as file:
+        np.savez(file, **named)
+    os.replace(draft, path)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of metrics as CSV, whole or not at all.
+
+    Args:
+        path: File.
+        rows: Rows with the same names; None is left empty.
+    """
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(draft, path)
+
+
+def read_rows(path: Path, *, last_step: int) -> list[dict[str, Any]]:
+    """Read rows of metrics up to a step.
+
+    Args:
+        path: File.
+        last_step: Later rows are left out.
+
+    Returns:
+        The rows, numbers as numbers and empty as None; none if there is no file.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = [
+            {name: float(value) if value else None for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    numbered = [{**row, "step": int(row["step"] or 0)} for row in rows]
+    return [row for row in numbered if row["step"] <= last_step]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that make the numbers.
+
+    Returns:
+        Versions by name, with the device that JAX computes on.
+    """
+    found = {"python": platform.python_version(), "vgm": "unknown"}
+    for name in ("vgm", *PACKAGES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    devices = jax.devices()
+    found["device"] = f"{len(devices)} x {devices[0].device_kind}"
+    return found

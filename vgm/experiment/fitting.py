@@ -1,0 +1,326 @@
+"""Training a configuration to the end, from wherever it stopped."""
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vgm import configs, training
+from vgm.errors import UserError
+from vgm.evaluation import likelihood
+from vgm.experiment import directory, setup
+from vgm.experiment.setup import Experiment
+from vgm.models import GenerativeModel, LatentVariableModel
+from vgm.training import checkpoints, loop, objective, optimizers, sharding
+from vgm.training.step import StepMetrics, TrainState
+from vgm.types import Batch, Params, PRNGKey
+
+
+class Progress(NamedTuple):
+    """What a person waiting wants to know.
+
+    Attributes:
+        stage: "train" or "evaluate".
+        done: Steps or examples done.
+        total: Steps or examples in all.
+        row: The newest row of metrics, while training.
+    """
+
+    stage: str
+    done: int
+    total: int
+    row: dict[str, Any] | None = None
+
+
+class Reporter(NamedTuple):
+    """Where a run talks to; silent by default.
+
+    Attributes:
+        say: Takes one line.
+        progress: Takes progress.
+    """
+
+    say: Callable[[str], None] = lambda line: None
+    progress: Callable[[Progress], None] = lambda progress: None
+
+
+class Best(NamedTuple):
+    """The parameters that a finished run would use.
+
+    Attributes:
+        params: Parameters.
+        bound: Their bound on validation, in nats; None without validation.
+        step: Step they come from.
+        stale: Evaluations since then.
+    """
+
+    params: Params
+    bound: float | None
+    step: int
+    stale: int
+
+
+class Fit(NamedTuple):
+    """How far training has come.
+
+    Attributes:
+        state: Training state.
+        best: Parameters to use so far.
+        rows: Rows of metrics.
+        seconds: Seconds spent training.
+    """
+
+    state: TrainState
+    best: Best
+    rows: list[dict[str, Any]]
+    seconds: float
+
+
+def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
+    """Train to the end, from the newest checkpoint where there is one.
+
+    Args:
+        experiment: Experiment.
+        run_dir: Folder of the run.
+        reporter: Where to talk to.
+
+    Returns:
+        State, parameters to use, metrics and seconds.
+
+    Raises:
+        UserError: If training diverges, or the batch does not divide over the devices.
+    """
+    config = experiment.config
+    _, key_train, key_validation, _ = setup.run_keys(config)
+    mesh = sharding.data_mesh()
+    sharding.require_divisible(config.train.batch_size, mesh)
+    stored = setup.stored_batch(
+        experiment.dataset.train, conditional=config.model.conditional
+    )
+    train_data = sharding.replicate(stored, mesh)
+    optimizer = _optimizer(config)
+    run_steps = _compiled_steps(experiment, optimizer, mesh)
+    validate = _validation(experiment, mesh, key_validation)
+    events = _event_writer(run_dir)
+    with checkpoints.open_manager(run_dir / "checkpoints") as manager:
+        fit = _start(experiment, run_dir, manager, optimizer, train_data, reporter)
+        step, num_steps = int(fit.state.step), config.train.num_steps
+        while step < num_steps and not _exhausted(config, fit.best):
+            start = time.perf_counter()
+            stop = min(step + config.train.eval_every, num_steps)
+            state, metrics = run_steps(
+                key_train, fit.state, train_data, jnp.int32(stop)
+            )
+            _require_progress(metrics, stop - step, stop)
+            # Donation hands the state's buffers to the next dispatch: keep a copy.
+            candidate = jax.tree.map(jnp.copy, state.ema_params or state.params)
+            bound = validate(candidate)
+            elapsed = time.perf_counter() - start
+            row = _row(metrics, bound, stop, (stop - step) / elapsed)
+            fit = Fit(
+                state,
+                _better(fit.best, candidate, bound, stop),
+                [*fit.rows, row],
+                fit.seconds + elapsed,
+            )
+            step = stop
+            _record(run_dir, manager, events, fit)
+            reporter.progress(Progress("train", step, num_steps, row))
+    if fit.best.bound is not None:
+        reporter.say(
+            f"kept the parameters of step {fit.best.step}, best on validation "
+            f"({fit.best.bound:.2f} nats)"
+        )
+    return fit
+
+
+def _start(
+    experiment: Experiment,
+    run_dir: Path,
+    manager: Any,
+    optimizer: Any,
+    train_data: Batch,
+    reporter: Reporter,
+) -> Fit:
+    """The newest readable checkpoint, or fresh parameters."""
+    key_init = setup.run_keys(experiment.config)[0]
+    mesh = sharding.data_mesh()
+    init = jax.jit(functools.partial(_init, experiment, optimizer))
+    abstract = jax.eval_shape(init, key_init, train_data)
+    selected = abstract.ema_params or abstract.params
+    restored = checkpoints.restore_latest(
+        manager, abstract, selected, warn=reporter.say
+    )
+    if restored is None:
+        state = sharding.replicate(init(key_init, train_data), mesh)
+        return Fit(state, Best(None, None, 0, 0), [], 0.0)
+    reporter.say(f"resuming {run_dir} at step {restored.step}")
+    meta = restored.meta
+    params = sharding.replicate(restored.params, mesh)
+    return Fit(
+        sharding.replicate(TrainState(*restored.state), mesh),
+        Best(params, meta["best_bound"], meta["best_step"], meta["stale"]),
+        directory.read_rows(run_dir / "metrics.csv", last_step=restored.step),
+        meta["seconds"],
+    )
+
+
+def _record(run_dir: Path, manager: Any, events: Any, fit: Fit) -> None:
+    """Write metrics first, then the checkpoint that stands for them."""
+    directory.write_rows(run_dir / "metrics.csv", fit.rows)
+    _write_events(events, fit.rows[-1])
+    checkpoints.save(
+        manager,
+        fit.rows[-1]["step"],
+        state=fit.state,
+        params=fit.best.params,
+        meta={
+            "best_bound": fit.best.bound,
+            "best_step": fit.best.step,
+            "stale": fit.best.stale,
+            "seconds": fit.seconds,
+        },
+    )
+
+
+def _init(
+    experiment: Experiment, optimizer: Any, key: PRNGKey, data: Batch
+) -> TrainState:
+    params = setup.init_params(key, experiment.model, data, experiment.observe)
+    return training.step.init_state(
+        params, optimizer, ema_decay=experiment.config.optimizer.ema_decay
+    )
+
+
+def _optimizer(config: configs.Config) -> Any:
+    spec = config.optimizer
+    schedule = optimizers.learning_rate_schedule(
+        spec.schedule,
+        spec.learning_rate,
+        num_steps=config.train.num_steps,
+        warmup_steps=spec.warmup_steps,
+    )
+    return optimizers.optimizer(
+        schedule,
+        b1=spec.b1,
+        b2=spec.b2,
+        eps=spec.eps,
+        weight_decay=spec.weight_decay,
+        clip_norm=spec.clip_norm,
+    )
+
+
+def value_and_grad(
+    config: configs.Config, model: GenerativeModel
+) -> objective.ValueAndGrad:
+    """The objective of a configuration.
+
+    Args:
+        config: Configuration.
+        model: Model.
+
+    Returns:
+        A function (key, params, batch) -> ((loss, terms), gradients).
+
+    Raises:
+        UserError: If the model does not offer what the objective needs.
+    """
+    spec = config.objective
+    if spec.name == "elbo":
+        return objective.negative_elbo(model, num_samples=spec.num_samples)
+    if not isinstance(model, LatentVariableModel):
+        raise UserError(
+            "objective.name 'iwae' needs a model with latent variables; use 'elbo'"
+        )
+    return objective.negative_iwae(model, num_samples=spec.num_samples)
+
+
+def _compiled_steps(
+    experiment: Experiment, optimizer: Any, mesh: Any
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    config = experiment.config
+    step = functools.partial(
+        training.step.train_step,
+        value_and_grad=value_and_grad(config, experiment.model),
+        optimizer=optimizer,
+        ema_decay=config.optimizer.ema_decay,
+    )
+    return loop.compile_steps(
+        step=step,
+        observe=experiment.observe,
+        batch_size=config.train.batch_size,
+        mesh=mesh,
+    )
+
+
+def _validation(
+    experiment: Experiment, mesh: Any, key: PRNGKey
+) -> Callable[[Params], float | None]:
+    """The mean bound on validation, with the same draws every time."""
+    config, split = experiment.config, experiment.dataset.validation
+    if split is None:
+        return lambda params: None
+    stored = setup.stored_batch(split, conditional=config.model.conditional)
+    stored = sharding.replicate(stored, mesh)
+    terms = jax.jit(
+        functools.partial(
+            likelihood.example_terms,
+            model=experiment.model,
+            observe=experiment.observe,
+            batch_size=min(config.evaluation.batch_size, len(split.x)),
+            num_samples=config.evaluation.num_elbo_samples,
+        )
+    )
+    return lambda params: likelihood.estimate(terms(key, params, stored).elbo).mean
+
+
+def _better(best: Best, params: Params, bound: float | None, step: int) -> Best:
+    if bound is None:
+        return Best(params, None, step, 0)
+    if best.bound is None or bound > best.bound:
+        return Best(params, bound, step, 0)
+    return best._replace(stale=best.stale + 1)
+
+
+def _exhausted(config: configs.Config, best: Best) -> bool:
+    return 0 < config.train.patience <= best.stale
+
+
+def _require_progress(metrics: StepMetrics, num_steps: int, step: int) -> None:
+    if int(metrics.skipped) == num_steps:
+        raise UserError(
+            f"training diverged: no gradient was finite in the {num_steps} steps "
+            f"before step {step}; lower --optimizer.learning-rate or set "
+            "--optimizer.clip-norm 1, in a new --run-dir"
+        )
+
+
+def _row(
+    metrics: StepMetrics, bound: float | None, step: int, rate: float
+) -> dict[str, Any]:
+    values = jax.device_get(metrics)._asdict()
+    row: dict[str, Any] = {"step": step}
+    for name, value in values.items():
+        row[f"train_{name}"] = float(value)
+    return {**row, "validation_elbo": bound, "steps_per_second": rate}
+
+
+def _event_writer(run_dir: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run_dir))
+
+
+def _write_events(writer: Any, row: dict[str, Any]) -> None:
+    if writer is None:
+        return
+    for name, value in row.items():
+        if name != "step" and value is not None:
+            writer.add_scalar(name, value, row["step"])
+    writer.flush()

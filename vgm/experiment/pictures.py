@@ -1,0 +1,115 @@
+"""The pictures of a run."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vgm.evaluation import figures
+from vgm.experiment import setup
+from vgm.experiment.setup import Experiment
+from vgm.models import Reconstructing
+from vgm.types import Params, PRNGKey
+
+MAX_FIGURE_IMAGES = 100
+
+
+def draw_figures(
+    experiment: Experiment, run_dir: Path, params: Params, rows: list[dict[str, Any]]
+) -> list[tuple[str, str, Path]]:
+    """Write samples, reconstructions and curves.
+
+    Args:
+        experiment: Experiment.
+        run_dir: Folder of the run.
+        params: Parameters.
+        rows: Rows of metrics.
+
+    Returns:
+        Headings, captions and files.
+    """
+    curves = run_dir / "curves.png"
+    figures.save_curves(curves, rows)
+    drawn = [("Training", "The bound and its terms, in nats per example.", curves)]
+    shape = experiment.form.event_shape
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        return drawn
+    _, _, _, key = setup.run_keys(experiment.config)
+    key_sample, key_reconstruct, key_observe = jax.random.split(key, 3)
+    top = figure_top(experiment.config.data.observation, experiment.form.levels)
+    samples = run_dir / "samples.png"
+    panels = sample_panels(experiment, params, key_sample, MAX_FIGURE_IMAGES, top)
+    figures.save_panels(samples, panels)
+    caption = "Left: draws x ~ p(x | z), z ~ p(z). Right: the means E[x | z]."
+    if len(panels) == 1:
+        caption = "Draws x ~ p(x)."
+    drawn.insert(0, ("Samples", caption, samples))
+    if isinstance(experiment.model, Reconstructing):
+        path = run_dir / "reconstructions.png"
+        test = setup.stored_batch(
+            experiment.dataset.test, conditional=experiment.config.model.conditional
+        )
+        some = jax.tree.map(lambda leaf: jnp.asarray(leaf[:50]), test)
+        x = experiment.observe(key_observe, some.x)
+        means = experiment.model.reconstruct(key_reconstruct, params, x, some.condition)
+        figures.save_panels(
+            path,
+            [
+                (
+                    "test examples",
+                    figures.image_grid(np.asarray(x), columns=10, top=top),
+                ),
+                (
+                    "reconstructions",
+                    figures.image_grid(np.asarray(means), columns=10, top=top),
+                ),
+            ],
+        )
+        drawn.insert(
+            1, ("Reconstructions", "Test examples and E[x | z], z ~ q(z | x).", path)
+        )
+    return drawn
+
+
+def figure_top(observation: str, levels: int) -> float:
+    """The value of an observation that is shown white.
+
+    Args:
+        observation: What is observed.
+        levels: Number of integer levels.
+
+    Returns:
+        The top level, or 1 for observations between 0 and 1.
+    """
+    return levels - 1.0 if observation == "levels" else 1.0
+
+
+def sample_panels(
+    experiment: Experiment, params: Params, key: PRNGKey, count: int, top: float
+) -> list[tuple[str, np.ndarray]]:
+    """Grids of samples, and of their means where the model has them.
+
+    Args:
+        experiment: Experiment; its model draws with labels in turn if conditional.
+        params: Parameters.
+        key: Random key.
+        count: Number of samples.
+        top: Value shown white.
+
+    Returns:
+        Titles and images.
+    """
+    model, columns = experiment.model, min(10, count)
+    condition = None
+    if experiment.config.model.conditional:
+        condition = jnp.arange(count, dtype=jnp.int32) % experiment.form.num_classes
+    grid = functools.partial(figures.image_grid, columns=columns, top=top)
+    draws = model.sample(key, params, count, condition)
+    panels = [("samples", grid(np.asarray(draws)))]
+    if isinstance(model, Reconstructing):
+        means = model.sample_mean(key, params, count, condition)
+        panels.append(("their means", grid(np.asarray(means))))
+    return panels

@@ -1,0 +1,286 @@
+"""The numbers of a trained model, and the page that shows them."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vgm import configs, evaluation
+from vgm.errors import UserError
+from vgm.evaluation import likelihood
+from vgm.experiment import directory, pictures, setup
+from vgm.experiment.fitting import Fit, Progress, Reporter
+from vgm.experiment.setup import Experiment
+from vgm.models import LatentVariableModel
+from vgm.types import Batch, Params, PRNGKey
+
+
+def evaluate(
+    experiment: Experiment,
+    params: Params,
+    *,
+    split: str = "test",
+    reporter: Reporter | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Likelihoods of a split.
+
+    Args:
+        experiment: Experiment.
+        params: Parameters.
+        split: "test" or "validation".
+        reporter: Where to talk to.
+
+    Returns:
+        Numbers for ``result.json``, and values by example.
+
+    Raises:
+        UserError: If there is no such split.
+    """
+    reporter = reporter or Reporter()
+    config, model = experiment.config, experiment.model
+    examples = getattr(experiment.dataset, split)
+    if examples is None:
+        raise UserError(
+            f"--split {split}: this run has none; use test, or train with "
+            "--data.num-validation"
+        )
+    stored = jax.device_put(
+        setup.stored_batch(examples, conditional=config.model.conditional)
+    )
+    key = setup.run_keys(config)[3]
+    spec, count = config.evaluation, len(examples.x)
+    terms = jax.jit(
+        functools.partial(
+            likelihood.example_terms,
+            model=model,
+            observe=experiment.observe,
+            batch_size=min(spec.batch_size, count),
+            num_samples=spec.num_elbo_samples,
+        )
+    )(key, params, stored)
+    evidence = likelihood.example_evidence(
+        key,
+        params,
+        stored,
+        model=model,
+        observe=experiment.observe,
+        batch_size=spec.batch_size,
+        num_samples=spec.num_importance_samples,
+        chunk_size=spec.chunk_size,
+        progress=lambda done: reporter.progress(Progress("evaluate", done, count)),
+    )
+    baseline = _baseline(experiment, key, stored)
+    by_example: dict[str, Any] = {
+        "elbo": np.asarray(terms.elbo),
+        "log_evidence": evidence.log_evidence,
+        "effective_samples": evidence.effective_samples,
+        "baseline": np.asarray(baseline),
+    }
+    numbers = _numbers(experiment, split, terms, by_example)
+    if isinstance(model, LatentVariableModel):
+        numbers["active_units"] = _active_units(experiment, params, key, stored)
+    return numbers, by_example
+
+
+def _baseline(experiment: Experiment, key: PRNGKey, stored: Batch) -> Any:
+    # The same observations of the split as in its likelihoods: the first key of two.
+    observe, config = experiment.observe, experiment.config
+    key_observe, key_train = jax.random.split(key)
+    train = observe(key_train, jnp.asarray(experiment.dataset.train.x))
+    return likelihood.independent_baseline(
+        train,
+        observe(key_observe, stored.x),
+        observation=config.data.observation,
+        levels=experiment.form.levels,
+    )
+
+
+def _active_units(
+    experiment: Experiment, params: Params, key: PRNGKey, stored: Batch
+) -> int | None:
+    model = experiment.model
+    if not isinstance(model, LatentVariableModel):
+        return None
+    x = experiment.observe(jax.random.split(key)[0], stored.x)
+    means = getattr(model.encode(params, x, stored.condition), "mean", None)
+    return None if means is None else likelihood.active_units(means)
+
+
+def _numbers(
+    experiment: Experiment,
+    split: str,
+    terms: Any,
+    by_example: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    config = experiment.config
+    elbo = likelihood.estimate(by_example["elbo"])
+    evidence = likelihood.estimate(by_example["log_evidence"])
+    baseline = likelihood.estimate(by_example["baseline"])
+    num_dims = int(np.prod(experiment.form.event_shape))
+    is_mass = config.data.observation in ("levels", "binary")
+    bits = functools.partial(likelihood.bits_per_dim, num_dims=num_dims)
+    return {
+        "split": split,
+        "num_examples": len(by_example["elbo"]),
+        "elbo_nats": elbo.mean,
+        "elbo_stderr": elbo.stderr,
+        "num_elbo_samples": config.evaluation.num_elbo_samples,
+        "reconstruction_nats": likelihood.estimate(terms.reconstruction).mean,
+        "prior_matching_nats": likelihood.estimate(terms.prior_matching).mean,
+        "denoising_matching_nats": likelihood.estimate(
+            np.sum(terms.denoising_matching, axis=-1)
+        ).mean,
+        "log_evidence_nats": evidence.mean,
+        "log_evidence_stderr": evidence.stderr,
+        "num_importance_samples": config.evaluation.num_importance_samples,
+        "median_effective_samples": float(np.median(by_example["effective_samples"])),
+        "baseline_nats": baseline.mean,
+        # Bits per dimension are of a mass: empty for reals and for grey targets.
+        "bits_per_dim": bits(evidence.mean) if is_mass else None,
+        "bits_per_dim_stderr": -bits(evidence.stderr) if is_mass else None,
+        "baseline_bits_per_dim": bits(baseline.mean) if is_mass else None,
+    }
+
+
+def report(
+    experiment: Experiment, run_dir: Path, fit: Fit, reporter: Reporter
+) -> dict[str, Any]:
+    """Evaluate the test split once; write figures, report and result.
+
+    Args:
+        experiment: Experiment.
+        run_dir: Folder of the run.
+        fit: What training gave.
+        reporter: Where to talk to.
+
+    Returns:
+        The content of ``result.json``.
+    """
+    best, rows = fit.best, fit.rows
+    config = experiment.config
+    numbers, by_example = evaluate(experiment, best.params, reporter=reporter)
+    with (run_dir / "likelihoods.npz").open("wb") as file:
+        np.savez(file, **by_example)
+    rates = [row["steps_per_second"] for row in rows]
+    result = {
+        "preset": config.preset,
+        "model": f"vae ({config.model.architecture})",
+        "data": config.data.name,
+        "observation": config.data.observation,
+        "binarization": _binarization(experiment),
+        **numbers,
+        "objective": f"{config.objective.name}-{config.objective.num_samples}",
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
+        "train_steps": rows[-1]["step"],
+        "selected_step": best.step,
+        "validation_elbo_nats": best.bound,
+        "train_seconds": fit.seconds,
+        # The first dispatch compiles: the median of the rest is the rate.
+        "steps_per_second": float(np.median(rates[1:] or rates)),
+        "seed": config.seed,
+        "versions": directory.versions(),
+    }
+    drawn = pictures.draw_figures(experiment, run_dir, best.params, rows)
+    page = evaluation.report.render(
+        f"{config.preset}: {config.data.name}",
+        summary=_summary(result),
+        results=result_table(result),
+        figures=drawn,
+        config=configs.to_dict(config),
+        versions=result["versions"],
+    )
+    (run_dir / "report.html").write_text(page, encoding="utf-8")
+    # Written last: a run is finished when its result is there.
+    directory.write_json(run_dir / "result.json", result)
+    return result
+
+
+def _binarization(experiment: Experiment) -> str | None:
+    if experiment.config.data.observation != "binary":
+        return None
+    return experiment.config.data.binarization
+
+
+def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The numbers of a result as rows for people: quantity, value with unit, origin.
+
+    Args:
+        result: Content of ``result.json``.
+
+    Returns:
+        The rows.
+    """
+    examples = f"{result['num_examples']} {result['split']} examples"
+    draws = f"{result['num_elbo_samples']} draws each"
+    k = result["num_importance_samples"]
+    table = [
+        (
+            "ELBO",
+            f"{result['elbo_nats']:.2f} ± {result['elbo_stderr']:.2f} nats",
+            f"{examples}, {draws}",
+        ),
+        ("  reconstruction", f"{result['reconstruction_nats']:.2f} nats", ""),
+        ("  prior matching", f"{result['prior_matching_nats']:.2f} nats", ""),
+        (
+            f"evidence, {k} samples",
+            f"{result['log_evidence_nats']:.2f} ± {result['log_evidence_stderr']:.2f} "
+            "nats",
+            f"lower bound on log p(x); median effective sample size "
+            f"{result['median_effective_samples']:.1f}",
+        ),
+    ]
+    if result["bits_per_dim"] is not None:
+        table.append(
+            (
+                "bits/dim",
+                f"{result['bits_per_dim']:.3f} ± {result['bits_per_dim_stderr']:.3f}",
+                "from the evidence",
+            )
+        )
+        table.append(
+            (
+                "bits/dim of the baseline",
+                f"{result['baseline_bits_per_dim']:.3f}",
+                "independent pixels fitted to the training split",
+            )
+        )
+    else:
+        table.append(
+            (
+                "baseline",
+                f"{result['baseline_nats']:.2f} nats",
+                "independent pixels fitted to the training split",
+            )
+        )
+    if result.get("active_units") is not None:
+        table.append(
+            ("active units", str(result["active_units"]), "Var E[z | x] > 0.01")
+        )
+    if "train_seconds" in result:
+        steps, rate = result["train_steps"], result["steps_per_second"]
+        table.append(
+            (
+                "training",
+                f"{result['train_seconds']:.1f} s",
+                f"{steps} steps, {rate:.0f} a second; parameters of step "
+                f"{result['selected_step']}",
+            )
+        )
+    return table
+
+
+def _summary(result: dict[str, Any]) -> str:
+    meaning = {
+        "levels": "log p is the mass of the integer levels",
+        "binary": "log p is the mass of zeros and ones",
+        "grey-bernoulli": "grey values as Bernoulli targets: a bound on E log p(b), "
+        "b ~ Bernoulli(x), and no likelihood of x",
+        "density": "log p is a density",
+    }[result["observation"]]
+    return (
+        f"{result['model']} with {result['num_params']:,} parameters on "
+        f"{result['data']}, observation {result['observation']}: {meaning}."
+    )
