@@ -102,10 +102,10 @@ def condense(boxed: str) -> str:
     Returns:
         What is wrong, and the nearest flag or the choices where it names them.
     """
-    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in boxed.splitlines()[1:]]
+    lines = [re.sub(r"[│|╭╮╰╯+]", "", line).strip() for line in boxed.splitlines()[1:]]
     paragraphs = [
         " ".join(part.split())
-        for part in re.split(r"─{5,}", "\n".join(lines))
+        for part in re.split(r"[─-]{5,}", "\n".join(lines))
         if part.strip()
     ]
     message = paragraphs[0] if paragraphs else "the arguments cannot be read"

@@ -169,15 +169,15 @@ def from_dict(plain: dict[str, Any]) -> Config:
         "train": TrainConfig,
         "evaluation": EvaluationConfig,
     }
-    values = dict(plain)
     try:
-        for name, section in sections.items():
-            values[name] = section(**values[name])
-        path = values["data"].path
-        data = dataclasses.replace(values["data"], path=path and Path(path))
-        model = values["model"]
-        model = dataclasses.replace(model, hidden=tuple(model.hidden))
-        return Config(**{**values, "data": data, "model": model})
+        path, hidden = plain["data"]["path"], plain["model"]["hidden"]
+        typed = {
+            **plain,
+            "data": {**plain["data"], "path": None if path is None else Path(path)},
+            "model": {**plain["model"], "hidden": tuple(hidden)},
+        }
+        built = {name: kind(**typed[name]) for name, kind in sections.items()}
+        return Config(**{**typed, **built})
     except (TypeError, KeyError) as error:
         raise UserError(
             f"config.json does not fit this version of vgm ({error}); train again"

@@ -50,7 +50,7 @@ class Evidence(NamedTuple):
     effective_samples: np.ndarray
 
 
-def estimate(values: np.ndarray) -> Estimate:
+def estimate(values: Any) -> Estimate:
     """The mean over examples and its standard error, in double precision.
 
     >>> estimate(np.asarray([1.0, 2.0, 3.0])).mean

@@ -46,7 +46,7 @@ def split_batch(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def require_divisible(batch_size: int, mesh: Mesh) -> None:
+def require_divisible(batch_size: int, mesh: Any) -> None:
     """Check that every device gets the same number of examples.
 
     Args:

@@ -95,7 +95,7 @@ def train_step(
         ``state.step`` changes.
     """
     (loss, terms), grads = value_and_grad(key, state.params, batch)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(grad_norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

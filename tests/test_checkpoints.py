@@ -1,0 +1,72 @@
+"""Checkpoints: whole or absent, on any machine, the newest readable one."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vgm.training import checkpoints
+from vgm.training.step import TrainState
+
+
+def make_state(value):
+    params = {"a": jnp.full((3,), value), "b": {"c": jnp.full((2, 2), 2 * value)}}
+    return TrainState(jnp.asarray(int(value)), params, None, (params,))
+
+
+def save_some(directory, steps):
+    with checkpoints.open_manager(directory, max_to_keep=3) as manager:
+        for n in steps:
+            state = make_state(float(n))
+            checkpoints.save(
+                manager, n, state=state, params=state.params, meta={"best": n / 3}
+            )
+
+
+def restore(directory, warnings):
+    state = make_state(0.0)
+    with checkpoints.open_manager(directory) as manager:
+        return checkpoints.restore_latest(
+            manager, state, state.params, warn=warnings.append
+        )
+
+
+def test_what_was_saved_comes_back_exactly(tmp_path):
+    save_some(tmp_path / "c", [1, 2])
+    restored = restore(tmp_path / "c", [])
+    expected = make_state(2.0)
+    chex.assert_trees_all_equal(TrainState(*restored.state), expected)
+    chex.assert_trees_all_equal(restored.params, expected.params)
+    assert restored.step == 2
+    assert restored.meta == {"best": 2 / 3}
+    assert all(isinstance(a, np.ndarray) for a in jax.tree.leaves(restored.params))
+
+
+def test_an_empty_folder_restores_nothing(tmp_path):
+    assert restore(tmp_path / "c", []) is None
+    with pytest.raises(FileNotFoundError):
+        checkpoints.restore_params(tmp_path / "c", make_state(0.0).params)
+
+
+def test_a_corrupt_newest_checkpoint_falls_back_and_says_so(tmp_path):
+    save_some(tmp_path / "c", [1, 2])
+    for path in (tmp_path / "c" / "2" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    warnings = []
+    restored = restore(tmp_path / "c", warnings)
+    assert restored.step == 1
+    assert len(warnings) == 1
+    assert "checkpoint 2 cannot be read" in warnings[0]
+    # Nothing lost, and step 2 can be written again.
+    assert (tmp_path / "unreadable-checkpoints" / "2").is_dir()
+    save_some(tmp_path / "c", [2])
+    assert restore(tmp_path / "c", []).step == 2
+
+
+def test_parameters_restore_as_host_arrays(tmp_path):
+    save_some(tmp_path / "c", [5])
+    params = checkpoints.restore_params(tmp_path / "c", make_state(0.0).params)
+    chex.assert_trees_all_equal(params, make_state(5.0).params)
+    assert all(isinstance(a, np.ndarray) for a in jax.tree.leaves(params))

@@ -1,0 +1,310 @@
+"""Readers on small files of the same formats, and on the originals where present."""
+
+import gzip
+import struct
+
+import jax
+import numpy as np
+import pytest
+import scipy.io
+
+from vgm import data
+from vgm.data import files, observations
+from vgm.errors import UserError
+
+
+def write_idx(path, magic, array):
+    content = struct.pack(f">{1 + array.ndim}I", magic, *array.shape)
+    content += array.astype(np.uint8).tobytes()
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(content))
+    else:
+        path.write_bytes(content)
+
+
+def make_idx_folder(folder, *, suffix=".gz", seed=0):
+    generator = np.random.default_rng(seed)
+    arrays = {}
+    for prefix, count in (("train", 20), ("t10k", 6)):
+        images = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = generator.integers(0, 10, count, dtype=np.uint8)
+        labels[0] = 9
+        write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", 0x803, images)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", 0x801, labels)
+        arrays[prefix] = images, labels
+    return arrays
+
+
+def make_amat_folder(folder):
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 9), ("valid", 4), ("test", 5)):
+        x = generator.integers(0, 2, (count, 784))
+        text = "\n".join(" ".join(map(str, row)) for row in x) + "\n"
+        path = folder / f"binarized_mnist_{split}.amat.gz"
+        path.write_bytes(gzip.compress(text.encode()))
+        arrays[split] = x
+    return arrays
+
+
+def test_digits_have_the_stated_split():
+    digits = data.load("digits", None, num_validation=0)
+    sizes = [len(split.x) for split in (digits.train, digits.validation, digits.test)]
+    assert sizes == [1197, 303, 297]
+    assert digits.train.x.shape[1:] == (8, 8, 1)
+    assert digits.levels == 17
+    everything = np.concatenate([digits.train.x, digits.validation.x, digits.test.x])
+    assert everything.max() == 16
+    # The split is default_rng(0).permutation of scikit-learn's order.
+    from sklearn.datasets import load_digits
+
+    order = np.random.default_rng(0).permutation(1797)
+    np.testing.assert_array_equal(
+        digits.test.x[..., 0], load_digits().images[order[1500:]].astype(np.uint8)
+    )
+
+
+@pytest.mark.parametrize("suffix", [".gz", ""])
+def test_idx_files_come_back(tmp_path, suffix):
+    arrays = make_idx_folder(tmp_path, suffix=suffix)
+    loaded = data.load("mnist", tmp_path, num_validation=4)
+    images, labels = arrays["train"]
+    np.testing.assert_array_equal(loaded.train.x[..., 0], images[:16])
+    np.testing.assert_array_equal(loaded.validation.x[..., 0], images[16:])
+    np.testing.assert_array_equal(loaded.train.labels, labels[:16])
+    np.testing.assert_array_equal(loaded.test.x[..., 0], arrays["t10k"][0])
+    assert loaded.levels == 256
+
+
+def test_amat_files_come_back(tmp_path):
+    arrays = make_amat_folder(tmp_path)
+    loaded = data.load("binarized_mnist", tmp_path, num_validation=3)
+    for split, name in ((loaded.train, "train"), (loaded.validation, "valid")):
+        np.testing.assert_array_equal(split.x.reshape(-1, 784), arrays[name])
+    assert loaded.levels == 2
+    assert loaded.train.labels is None
+
+
+def test_omniglot_matrices_come_back(tmp_path):
+    generator = np.random.default_rng(0)
+    image = generator.random((28, 28))
+    columns = np.stack([image.flatten(order="F")] * 3, axis=1)
+    path = tmp_path / "chardata.mat"
+    scipy.io.savemat(path, {"data": columns, "testdata": columns[:, :2]})
+    for place in (tmp_path, path):
+        loaded = data.load("omniglot", place, num_validation=1)
+        expected = np.rint(image * 255).astype(np.uint8)
+        np.testing.assert_array_equal(loaded.train.x[0, ..., 0], expected)
+        assert [len(s.x) for s in (loaded.train, loaded.validation, loaded.test)] == [
+            2,
+            1,
+            2,
+        ]
+
+
+def test_npz_archives_come_back(tmp_path):
+    x = np.random.default_rng(0).integers(0, 4, (7, 3, 2), dtype=np.int64)
+    path = tmp_path / "own.npz"
+    np.savez(path, x_train=x, x_test=x[:2], y_train=np.arange(7), levels=4)
+    loaded = data.load("own", path, num_validation=2)
+    np.testing.assert_array_equal(loaded.train.x, x[:5])
+    assert loaded.levels == 4
+    assert loaded.train.labels.tolist() == [0, 1, 2, 3, 4]
+    np.savez(path, x_train=x * 0.5, x_test=x[:2] * 0.5)
+    assert data.load("own", tmp_path, num_validation=0).levels == 0
+
+
+ERRORS = {
+    "truncated gzip": (
+        lambda p: (p / "train-images-idx3-ubyte.gz").write_bytes(
+            (p / "train-images-idx3-ubyte.gz").read_bytes()[:-100]
+        ),
+        r"train-images-idx3-ubyte\.gz is damaged or cut short",
+    ),
+    "cut data": (
+        lambda p: write_idx_cut(p / "train-images-idx3-ubyte.gz"),
+        r"train-images.* holds 100 bytes of data, its header says 15680",
+    ),
+    "wrong magic": (
+        lambda p: write_idx(
+            p / "train-images-idx3-ubyte.gz", 0x802, np.zeros((1, 28, 28))
+        ),
+        r"train-images.* has magic number 0x00000802, expected 0x00000803",
+    ),
+    "label count": (
+        lambda p: write_idx(p / "t10k-labels-idx1-ubyte.gz", 0x801, np.zeros(3)),
+        r"t10k-labels.* has 3 labels for 6 images",
+    ),
+    "missing file": (
+        lambda p: (p / "t10k-images-idx3-ubyte.gz").unlink(),
+        r"t10k-images-idx3-ubyte\(\.gz\) is missing",
+    ),
+}
+
+
+def write_idx_cut(path):
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[: 16 + 100]))
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_bad_idx_files_are_named(tmp_path, name):
+    damage, message = ERRORS[name]
+    make_idx_folder(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(UserError, match=message):
+        data.load("mnist", tmp_path, num_validation=0)
+
+
+NPZ_ERRORS = {
+    "NaN": ({"x_train": np.full((2, 3), np.nan)}, "x_train holds NaN or infinity"),
+    "dtype": ({"x_train": np.array(["a", "b"])}, r"x_train has dtype <U1"),
+    "range": (
+        {"x_train": np.full((2, 3), 300), "x_test": np.zeros((1, 3), int)},
+        r"levels run from 0 to 300, outside 0 \.\. 255",
+    ),
+    "missing": ({"x_train": np.zeros((2, 3), int)}, "lacks x_test"),
+    "labels": (
+        {
+            "x_train": np.zeros((2, 3), int),
+            "x_test": np.zeros((2, 3), int),
+            "y_train": np.zeros(2),
+        },
+        "y_train must be 2 integers; got float64",
+    ),
+    "shapes": (
+        {"x_train": np.zeros((2, 3), int), "x_test": np.zeros((2, 4), int)},
+        "differ in shape or dtype",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NPZ_ERRORS)
+def test_bad_npz_archives_are_named(tmp_path, name):
+    arrays, message = NPZ_ERRORS[name]
+    np.savez(tmp_path / "own.npz", **arrays)
+    with pytest.raises(UserError, match=message):
+        data.load("own", tmp_path / "own.npz", num_validation=0)
+
+
+def test_other_bad_files_are_named(tmp_path):
+    (tmp_path / "own.npz").write_bytes(b"no zip")
+    with pytest.raises(UserError, match=r"own\.npz is not a readable \.npz"):
+        data.load("own", tmp_path / "own.npz", num_validation=0)
+    with pytest.raises(UserError, match="does not exist"):
+        data.load("mnist", tmp_path / "nowhere", num_validation=0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no data set 'mnist': expected IDX"):
+        data.load("mnist", tmp_path / "empty", num_validation=0)
+    (tmp_path / "chardata.mat").write_bytes(b"no matrix")
+    with pytest.raises(UserError, match="no MATLAB file"):
+        data.load("omniglot", tmp_path / "chardata.mat", num_validation=0)
+    (tmp_path / "b.amat").write_bytes(b"0 1 2\n")
+    with pytest.raises(UserError, match="784 zeros and ones a line"):
+        files.read_amat(tmp_path / "b.amat")
+    make_idx_folder(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"data\.num-validation must be"):
+        data.load("mnist", tmp_path / "empty", num_validation=20)
+
+
+@pytest.mark.parametrize("name", ["no_such_data_set", "not/a name"])
+def test_an_unknown_data_set_is_named(name):
+    with pytest.raises(UserError, match="is no known data set"):
+        data.load(name, None, num_validation=0)
+
+
+def test_an_unprepared_data_set_says_how_to_prepare_it(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    with pytest.raises(UserError, match=r"tfds build mnist --file_format=array_record"):
+        data.load("mnist", tmp_path, num_validation=0)
+
+
+def test_observations_of_levels():
+    x = np.asarray([[0, 128, 255]], np.uint8)
+    key = jax.random.key(0)
+    seen = {
+        name: observations.observer(name, levels=256, binarization="static")(key, x)
+        for name in ("levels", "grey-bernoulli")
+    }
+    assert seen["levels"].dtype == np.int32
+    np.testing.assert_array_equal(seen["levels"], x)
+    np.testing.assert_allclose(seen["grey-bernoulli"], x / 255, rtol=1e-6)
+
+
+def test_dynamic_binarisation_draws_afresh_with_the_grey_probability():
+    x = np.full((20_000, 1), 64, np.uint8)
+    draw = observations.observer("binary", levels=256, binarization="dynamic")
+    first, second = (np.asarray(draw(jax.random.key(n), x)) for n in range(2))
+    assert set(np.unique(first)) == {0.0, 1.0}
+    assert (first != second).any()
+    p = 64 / 255
+    assert abs(first.mean() - p) < 4 * np.sqrt(p * (1 - p) / len(x))
+
+
+def test_static_binarisation_is_drawn_once(tmp_path):
+    make_idx_folder(tmp_path)
+    grey = data.load("mnist", tmp_path, num_validation=5)
+    first, again = (observations.binarize_once(grey) for _ in range(2))
+    np.testing.assert_array_equal(first.train.x, again.train.x)
+    assert first.levels == 2
+    assert set(np.unique(first.train.x)) == {0, 1}
+    sure = grey.train.x == 255
+    assert (first.train.x[sure] == 1).all()
+    assert (first.train.x[grey.train.x == 0] == 0).all()
+
+
+def test_an_observation_that_cannot_be_is_refused(tmp_path):
+    digits = data.load("digits", None, num_validation=0)
+    with pytest.raises(UserError, match="'density' needs floats"):
+        observations.require_observable(digits, "density")
+    with pytest.raises(UserError, match="needs integer levels"):
+        observations.require_observable(digits._replace(levels=0), "levels")
+
+
+def require(folder):
+    if not folder.exists():
+        pytest.skip(f"{folder.name}: the original files are not here")
+    return folder
+
+
+def test_the_original_mnist(shared_data):
+    loaded = data.load("mnist", require(shared_data / "mnist"), num_validation=10_000)
+    sizes = [len(split.x) for split in (loaded.train, loaded.validation, loaded.test)]
+    assert sizes == [50_000, 10_000, 10_000]
+    np.testing.assert_allclose(loaded.test.x.mean() / 255, 0.13251, atol=1e-5)
+    assert loaded.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
+
+
+def test_the_original_fashion_mnist(shared_data):
+    folder = require(shared_data / "fashion_mnist")
+    loaded = data.load("fashion_mnist", folder, num_validation=0)
+    assert loaded.validation is None
+    np.testing.assert_allclose(loaded.train.x.mean() / 255, 0.28604, atol=1e-5)
+
+
+def test_the_original_binarized_mnist(shared_data):
+    folder = require(shared_data / "binarized_mnist")
+    loaded = data.load("binarized_mnist", folder, num_validation=0)
+    splits = (loaded.train, loaded.validation, loaded.test)
+    assert [len(split.x) for split in splits] == [50_000, 10_000, 10_000]
+    means = [split.x.mean() for split in splits]
+    np.testing.assert_allclose(means, [0.13056, 0.13113, 0.13251], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_prepared_tfds_set_equals_the_original_files(shared_data):
+    prepared = data.load("mnist", require(shared_data / "tfds"), num_validation=0)
+    original = data.load("mnist", require(shared_data / "mnist"), num_validation=0)
+    # TFDS shuffles its records: the same multiset.
+    for a, b in ((prepared.train, original.train), (prepared.test, original.test)):
+        rows = [
+            np.sort(
+                np.concatenate(
+                    [s.x.reshape(len(s.x), -1), s.labels[:, None].astype(np.uint8)], 1
+                )
+                .view("V785")
+                .ravel()
+            )
+            for s in (a, b)
+        ]
+        assert (rows[0] == rows[1]).all()

@@ -1,0 +1,501 @@
+"""Whole runs through the scripts: what they leave, refuse, resume and load."""
+
+import csv
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import compare
+import evaluate
+import jax
+import numpy as np
+import pytest
+import sample
+import train
+from test_data import make_idx_folder
+
+import vgm
+from vgm import configs, experiment
+from vgm.errors import UserError
+from vgm.experiment import directory
+
+ROOT = Path(__file__).parents[1]
+QUICK = [
+    "vae-digits",
+    "--train.num-steps",
+    "30",
+    "--train.eval-every",
+    "10",
+    "--model.hidden",
+    "16",
+    "--model.latent-dim",
+    "3",
+    "--evaluation.num-importance-samples",
+    "20",
+    "--evaluation.num-elbo-samples",
+    "2",
+]
+KEYS = set(
+    """
+    preset model data observation split num_examples elbo_nats reconstruction_nats
+    prior_matching_nats denoising_matching_nats log_evidence_nats log_evidence_stderr
+    num_importance_samples bits_per_dim baseline_bits_per_dim num_params train_steps
+    train_seconds steps_per_second seed versions
+    """.split()  # noqa: SIM905
+)
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "quick"
+    assert train.main([*QUICK, "--run-dir", str(run_dir)]) == 0
+    return run_dir
+
+
+def test_a_run_leaves_what_it_should(finished_run):
+    names = {path.name for path in finished_run.iterdir()}
+    assert {
+        "config.json",
+        "metrics.csv",
+        "checkpoints",
+        "params.npz",
+        "samples.png",
+        "reconstructions.png",
+        "curves.png",
+        "report.html",
+        "result.json",
+        "likelihoods.npz",
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    result = json.loads((finished_run / "result.json").read_text())
+    assert result.keys() >= KEYS
+    assert result["split"] == "test"
+    assert result["num_examples"] == 297
+    total = result["reconstruction_nats"] - result["prior_matching_nats"]
+    np.testing.assert_allclose(result["elbo_nats"], total, rtol=1e-6)
+    assert result["denoising_matching_nats"] == 0.0
+    with (finished_run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["10", "20", "30"]
+
+
+def test_the_numbers_of_a_run_agree_with_each_other(finished_run):
+    result = json.loads((finished_run / "result.json").read_text())
+    with np.load(finished_run / "likelihoods.npz") as by_example:
+        evidence = by_example["log_evidence"].astype(np.float64)
+        baseline = by_example["baseline"].astype(np.float64)
+    np.testing.assert_allclose(evidence.mean(), result["log_evidence_nats"], rtol=1e-9)
+    stderr = evidence.std(ddof=1) / np.sqrt(297)
+    np.testing.assert_allclose(stderr, result["log_evidence_stderr"], rtol=1e-9)
+    bits = -evidence.mean() / (64 * np.log(2))
+    np.testing.assert_allclose(bits, result["bits_per_dim"], rtol=1e-9)
+    # The baseline by hand: add-one histograms of the training split.
+    digits = experiment.prepare(configs.PRESETS["vae-digits"][1]).dataset
+    counts = (digits.train.x[..., None] == np.arange(17)).sum(0) + 1.0
+    log_p = np.log(counts / counts.sum(-1, keepdims=True))
+    by_hand = [
+        np.take_along_axis(log_p, x[..., None].astype(int), -1).sum()
+        for x in digits.test.x
+    ]
+    np.testing.assert_allclose(baseline, by_hand, rtol=1e-5)
+    assert result["elbo_nats"] < result["log_evidence_nats"]
+
+
+def test_the_report_is_one_page(finished_run):
+    page = (finished_run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r"(src|href)=[\"'](?!data:)", page)
+    assert "bits/dim" in page
+    assert "± " in page
+
+
+def test_load_gives_the_parameters_of_the_best_step(finished_run):
+    model, params = vgm.load(finished_run)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
+    with np.load(finished_run / "params.npz") as archive:
+        named = {
+            jax.tree_util.keystr(place, simple=True, separator="/"): leaf
+            for place, leaf in jax.tree_util.tree_leaves_with_path(params)
+        }
+        assert named.keys() == set(archive.files)
+        chex.assert_trees_all_equal(named, {n: archive[n] for n in archive.files})
+    draws = model.sample(jax.random.key(0), params, 4)
+    assert draws.shape == (4, 8, 8, 1)
+
+
+def test_evaluate_gives_the_numbers_of_the_run(finished_run, tmp_path):
+    output = tmp_path / "numbers.json"
+    assert evaluate.main([str(finished_run), "--output", str(output)]) == 0
+    numbers = json.loads(output.read_text())
+    result = json.loads((finished_run / "result.json").read_text())
+    for name in ("elbo_nats", "log_evidence_nats", "bits_per_dim"):
+        np.testing.assert_allclose(numbers[name], result[name], rtol=1e-5)
+    assert evaluate.main([str(finished_run), "--output", str(output)]) == 2
+    assert evaluate.main([str(finished_run), "--split", "validation"]) == 0
+
+
+def test_sample_writes_an_array_and_a_picture(finished_run, tmp_path, capsys):
+    base = str(tmp_path / "drawn")
+    arguments = [str(finished_run), "--num-samples", "7", "--output", base]
+    assert sample.main(arguments) == 0
+    with np.load(base + ".npz") as archive:
+        assert archive["samples"].shape == (7, 8, 8, 1)
+    assert Path(base + ".png").stat().st_size > 1000
+    assert sample.main(arguments) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_compare_prints_a_table_and_refuses_to_mix(finished_run, tmp_path, capsys):
+    assert compare.main([str(finished_run), str(finished_run)]) == 0
+    assert "bits/dim" in capsys.readouterr().out
+    other = tmp_path / "other"
+    shutil.copytree(finished_run, other)
+    result = json.loads((other / "result.json").read_text())
+    for name, value in (("observation", "binary"), ("data", "mnist")):
+        changed = {**result, name: value}
+        (other / "result.json").write_text(json.dumps(changed))
+        assert compare.main([str(finished_run), str(other)]) == 2
+        line = capsys.readouterr().err
+        assert "cannot be compared" in line
+        assert name in line
+
+
+def test_a_conditional_run_on_files(tmp_path):
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    make_idx_folder(folder)
+    arguments = [
+        "cvae-mnist",
+        "--data.path",
+        str(folder),
+        "--data.num-validation",
+        "5",
+        "--train.num-steps",
+        "4",
+        "--train.eval-every",
+        "2",
+        "--train.batch-size",
+        "8",
+        "--model.hidden",
+        "8",
+        "--evaluation.num-importance-samples",
+        "3",
+        "--optimizer.warmup-steps",
+        "1",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    assert train.main(arguments) == 0
+    for extra, status in ((["--label", "3"], 0), (["--label", "12"], 2)):
+        output = ["--output", str(tmp_path / f"drawn{status}")]
+        assert sample.main([str(tmp_path / "run"), *extra, *output]) == status
+
+
+@pytest.mark.parametrize("preset", ["iwae-mnist", "vae-conv-mnist", "vae-mnist"])
+def test_presets_train_on_files(tmp_path, preset):
+    make_idx_folder(tmp_path)
+    arguments = [
+        preset,
+        "--data.path",
+        str(tmp_path),
+        "--data.num-validation",
+        "5",
+        "--train.num-steps",
+        "2",
+        "--train.eval-every",
+        "2",
+        "--train.batch-size",
+        "8",
+        "--model.hidden",
+        "8",
+        "--model.channels",
+        "2",
+        "--optimizer.warmup-steps",
+        "1",
+        "--evaluation.num-importance-samples",
+        "3",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    assert train.main(arguments) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    grey = result["observation"] == "grey-bernoulli"
+    assert (result["bits_per_dim"] is None) == grey
+
+
+def command(run_dir, *extra):
+    return [
+        sys.executable,
+        str(ROOT / "scripts" / "train.py"),
+        "vae-digits",
+        "--train.num-steps",
+        "200",
+        "--train.eval-every",
+        "5",
+        "--model.hidden",
+        "16",
+        "--evaluation.num-importance-samples",
+        "2",
+        "--run-dir",
+        str(run_dir),
+        *extra,
+    ]
+
+
+def test_a_killed_run_resumes_to_the_same_parameters(tmp_path):
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command(whole), env=environment, check=True, timeout=300, **quiet)
+    generator, extra, kills = random.Random(0), (), 0
+    for _ in range(2):
+        process = subprocess.Popen(command(killed, *extra), env=environment, **quiet)
+        newest, goal = killed / "checkpoints", generator.randint(10, 60)
+        deadline = time.monotonic() + 120
+        before = last_step(newest)
+        while process.poll() is None and time.monotonic() < deadline:
+            if last_step(newest) >= before + goal:
+                break
+            time.sleep(generator.random() * 0.05)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        extra = ("--resume",)
+    assert kills == 2
+    finish = command(killed, "--resume")
+    subprocess.run(finish, env=environment, check=True, timeout=300, **quiet)
+    with np.load(whole / "params.npz") as a, np.load(killed / "params.npz") as b:
+        assert a.files == b.files
+        for name in a.files:
+            assert a[name].tobytes() == b[name].tobytes(), name
+    for name in ("step", "train_elbo", "validation_elbo"):
+        assert column(whole, name) == column(killed, name)
+
+
+def last_step(folder):
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    return max(steps, default=0)
+
+
+def column(run_dir, name):
+    with (run_dir / "metrics.csv").open() as file:
+        return [row[name] for row in csv.DictReader(file)]
+
+
+def test_resuming_after_a_corrupt_checkpoint_says_so(finished_run, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished_run, run_dir)
+    (run_dir / "result.json").unlink()
+    for path in (run_dir / "checkpoints" / "30").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    assert train.main([*QUICK, "--run-dir", str(run_dir), "--resume"]) == 0
+    output = capsys.readouterr().out
+    assert "checkpoint 30 cannot be read" in output
+    assert "at step 20" in output
+    with (
+        np.load(run_dir / "params.npz") as a,
+        np.load(finished_run / "params.npz") as b,
+    ):
+        assert all((a[name] == b[name]).all() for name in a.files)
+
+
+def idx(damage):
+    def arguments(tmp_path):
+        make_idx_folder(tmp_path)
+        images = tmp_path / "train-images-idx3-ubyte.gz"
+        images.write_bytes(damage(images.read_bytes()))
+        return ["vae-mnist", "--data.path", str(tmp_path)]
+
+    return arguments
+
+
+def npz(x):
+    def arguments(tmp_path):
+        np.savez(tmp_path / "own.npz", x_train=x, x_test=x)
+        return ["vae-digits", "--data.path", str(tmp_path / "own.npz")]
+
+    return arguments
+
+
+def occupied(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "note.txt").write_text("mine")
+    return ["vae-digits"]
+
+
+BAD_INPUT = {
+    "unknown preset": (["vae-digit"], r"vae-digit.*subcommands: vae-digits"),
+    "no preset": ([], r"Expected one of \{vae-digits"),
+    "unknown flag": (
+        ["vae-digits", "--train.num-step", "3"],
+        r"did you mean --train\.num-steps",
+    ),
+    "wrong type": (["vae-digits", "--train.num-steps", "many"], r"--train\.num-steps"),
+    "wrong choice": (["vae-digits", "--objective.name", "x"], r"--objective\.name"),
+    "unknown data set": (
+        ["vae-digits", "--data.name", "nothing_like_it"],
+        r"data\.name 'nothing_like_it'.*--data\.path",
+    ),
+    "K below 1": (
+        ["vae-digits", "--evaluation.num-importance-samples", "0"],
+        r"evaluation\.num-importance-samples must be at least 1; got 0",
+    ),
+    "training K below 1": (
+        ["vae-digits", "--objective.num-samples", "0"],
+        r"objective\.num-samples must be at least 1",
+    ),
+    "batch below 1": (
+        ["vae-digits", "--train.batch-size", "0"],
+        r"train\.batch-size must be at least",
+    ),
+    "steps below 1": (
+        ["vae-digits", "--train.num-steps", "-3"],
+        r"train\.num-steps must be at least",
+    ),
+    "learning rate": (
+        ["vae-digits", "--optimizer.learning-rate", "0"],
+        r"optimizer\.learning-rate must be positive; got 0",
+    ),
+    "learning rate NaN": (
+        ["vae-digits", "--optimizer.learning-rate", "nan"],
+        r"optimizer\.learning-rate must be positive",
+    ),
+    "likelihood": (
+        ["vae-digits", "--model.likelihood", "bernoulli"],
+        r"model\.likelihood must be categorical or discretized_logistic",
+    ),
+    "labels missing": (
+        lambda tmp_path: [
+            *npz(np.zeros((4, 2, 2), int))(tmp_path),
+            "--model.conditional",
+            "--data.num-validation",
+            "1",
+        ],
+        r"model\.conditional needs labels",
+    ),
+    "truncated IDX": (idx(lambda content: content[:-50]), r"damaged or cut short"),
+    "wrong magic": (
+        idx(lambda content: __import__("gzip").compress(b"\0\0\x08\x01" * 9)),
+        r"magic number",
+    ),
+    "NaN in npz": (npz(np.full((3, 2), np.nan)), r"own\.npz: x_\w+ holds NaN"),
+    "dtype of npz": (npz(np.array(["a"])), r"own\.npz: x_\w+ has dtype"),
+    "range of npz": (npz(np.full((3, 2), 300)), r"own\.npz: levels run from 300"),
+    "missing folder": (
+        ["vae-mnist", "--data.path", "nowhere/at/all"],
+        r"data\.path .* does not exist",
+    ),
+    "image size": (
+        lambda tmp_path: [
+            *npz(np.zeros((4, 6, 6, 1), int))(tmp_path),
+            "--model.architecture",
+            "conv",
+            "--data.num-validation",
+            "1",
+        ],
+        r"height and width divisible by 4",
+    ),
+    "occupied run": (occupied, r"--run-dir .* already holds files.*--resume"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_gets_one_line(tmp_path, capsys, name):
+    arguments, message = BAD_INPUT[name]
+    if callable(arguments):
+        arguments = arguments(tmp_path)
+    if arguments and arguments[0] in configs.PRESETS:
+        arguments = [*arguments, "--run-dir", str(tmp_path / "run")]
+    assert train.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert re.search(message, captured.err), captured.err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ([], r"already holds files"),
+        (["--resume", "--optimizer.b1", "0.5"], r"another optimizer\.b1 \(0\.9 before"),
+    ],
+    ids=["not resumed", "another configuration"],
+)
+def test_a_finished_run_is_never_overwritten(finished_run, capsys, extra, message):
+    before = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*")}
+    assert train.main([*QUICK, "--run-dir", str(finished_run), *extra]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert before == {p: p.stat().st_mtime_ns for p in finished_run.rglob("*")}
+
+
+def test_resuming_a_finished_run_changes_nothing(finished_run, capsys):
+    before = (finished_run / "result.json").read_bytes()
+    assert train.main([*QUICK, "--run-dir", str(finished_run), "--resume"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (finished_run / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("script", [evaluate, sample, compare])
+def test_scripts_name_a_folder_without_a_run(tmp_path, capsys, script):
+    assert script.main([str(tmp_path)]) == 2
+    captured = capsys.readouterr().err
+    assert captured.count("\n") == 1
+    assert str(tmp_path) in captured
+
+
+def test_load_names_a_folder_without_a_run(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        vgm.load(tmp_path)
+
+
+def test_divergence_is_named(tmp_path, capsys):
+    arguments = [*QUICK, "--optimizer.learning-rate", "1e30"]
+    assert train.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "training diverged" in capsys.readouterr().err
+
+
+def test_help_is_readable(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main(["vae-digits", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in (
+        "--data.name",
+        "--data.path",
+        "--train.num-steps",
+        "--train.batch-size",
+        "--optimizer.learning-rate",
+        "--seed",
+        "--run-dir",
+        "--resume",
+    ):
+        assert flag in text
+
+
+@pytest.mark.parametrize("preset", configs.PRESETS)
+def test_configurations_survive_json(preset):
+    _, config = configs.PRESETS[preset]
+    configs.validate(config)
+    plain = json.loads(json.dumps(configs.to_dict(config)))
+    assert configs.from_dict(plain) == config
+    assert configs.changed_fields(config, configs.from_dict(plain)) == []
+
+
+def test_the_json_of_a_result_has_no_nan(tmp_path):
+    directory.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.0]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, 1.0]}

@@ -1,0 +1,136 @@
+"""The ladder of vgm/__init__.py, enforced: imports go down only."""
+
+import ast
+import inspect
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import vgm
+
+PACKAGE = Path(vgm.__file__).parent
+FLOORS = {
+    "types": 0,
+    "numerics": 0,
+    "errors": 0,
+    "densities": 1,
+    "divergences": 2,
+    "bounds": 4,
+    "oracles": 4,
+    "models": 5,
+    "training": 6,
+    "evaluation": 7,
+    "configs": 8,
+    "experiment": 8,
+    "cli": 9,
+}
+BASE = {"jax", "jaxtyping"}
+THIRD_PARTY = {
+    5: BASE | {"flax"},
+    6: BASE | {"flax", "optax", "orbax", "numpy"},
+    7: BASE | {"numpy", "matplotlib"},
+    8: BASE | {"numpy", "tensorboardX"},
+    9: BASE | {"tyro", "rich"},
+}
+NUMPY_CONSTANTS = {"densities/normal.py"}  # log 2 pi, once, in double precision
+DATA = {
+    "jax",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "tensorflow_datasets",
+}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE)
+        if relative.name == "__init__.py" and len(relative.parts) == 1:
+            continue
+        yield relative.as_posix(), path
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            if node.module == "vgm":
+                yield from (f"vgm.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()))
+def test_imports_go_down_only(name, path):
+    import sys
+
+    own = name.split("/")[0].removesuffix(".py")
+    for module in imports(path):
+        top, *rest = module.split(".")
+        if top in sys.stdlib_module_names:
+            continue
+        if top == "vgm":
+            target = rest[0]
+            if own == "data":
+                assert target in {"data", "errors"}, module
+            elif target == "data":
+                assert FLOORS[own] >= 8, module
+            else:
+                assert FLOORS[target] <= FLOORS[own], module
+            continue
+        if own == "data":
+            assert top in DATA, module
+        elif name in NUMPY_CONSTANTS:
+            assert top in BASE | {"numpy"}, module
+        else:
+            assert top in THIRD_PARTY.get(FLOORS[own], BASE), module
+
+
+def test_every_floor_is_listed_in_the_package_docstring():
+    for name in (*FLOORS, "data"):
+        assert name in vgm.__doc__, name
+        assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
+
+
+def public_functions():
+    for info in pkgutil.walk_packages([str(PACKAGE)], "vgm."):
+        module = import_module(info.name)
+        for name, member in vars(module).items():
+            function = inspect.isfunction(member) and not name.startswith("_")
+            if function and member.__module__ == info.name:
+                yield f"{info.name}.{name}", member
+
+
+@pytest.mark.parametrize(("name", "function"), list(public_functions()))
+def test_public_functions_are_documented(name, function):
+    document = inspect.getdoc(function)
+    assert document, name
+    signature = inspect.signature(function)
+    if signature.parameters:
+        assert "Args:" in document, name
+        for parameter in signature.parameters:
+            assert f"{parameter}:" in document, (name, parameter)
+    returns = signature.return_annotation not in (None, inspect.Signature.empty)
+    if returns and "Yields:" not in document:
+        assert "Returns:" in document, name
+
+
+def test_the_mathematics_imports_without_networks():
+    """Floors 0 to 4 import neither Flax nor Optax, in a process of its own."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, vgm.densities, vgm.divergences, vgm.bounds, vgm.oracles;"
+        "assert not {'flax', 'optax', 'orbax', 'tyro'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_files_and_functions_stay_small():
+    for name, path in modules():
+        assert len(path.read_text().splitlines()) <= 350, name

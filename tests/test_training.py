@@ -1,0 +1,289 @@
+"""The step and the loop: order, determinism, guards, one compilation, many devices."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vgm import models
+from vgm.errors import UserError
+from vgm.training import loop, objective, optimizers, sharding, step
+from vgm.types import Batch
+
+NUM_EXAMPLES, BATCH_SIZE = 50, 16
+
+
+def observe(key, x):
+    del key
+    return x
+
+
+def setup(key, *, ema_decay=0.9, batch_size=BATCH_SIZE):
+    x = jax.random.bernoulli(key, 0.3, (NUM_EXAMPLES, 6)).astype(jnp.float32)
+    model = models.vae.mlp(
+        event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
+    )
+    optimizer = optax.adam(1e-2)
+    mesh = sharding.data_mesh()
+    state = step.init_state(model.init(key, x), optimizer, ema_decay=ema_decay)
+    run = loop.compile_steps(
+        step=functools.partial(
+            step.train_step,
+            value_and_grad=objective.negative_elbo(model),
+            optimizer=optimizer,
+            ema_decay=ema_decay,
+        ),
+        observe=observe,
+        batch_size=batch_size,
+        mesh=mesh,
+    )
+    data = sharding.replicate(Batch(x, None, np.ones(len(x), np.float32)), mesh)
+    return run, sharding.replicate(state, mesh), data
+
+
+def test_an_epoch_uses_every_example_once_in_a_new_order(key):
+    orders = []
+    for epoch in range(2):
+        order, weights = loop.epoch_order(key, jnp.asarray(epoch), 50, 16)
+        chex.assert_shape([order, weights], (64,))
+        used = order[weights > 0]
+        assert sorted(used.tolist()) == list(range(50))
+        orders.append(used)
+    assert not np.array_equal(*orders)
+
+
+def test_batches_of_an_epoch_are_slices_of_its_order(key):
+    data = Batch(jnp.arange(50.0)[:, None], None, 2.0 * jnp.ones(50))
+    order, weights = loop.epoch_order(key, jnp.asarray(0), 50, 16)
+    batches = [
+        loop.take_batch(data, order, weights, jnp.asarray(i), batch_size=16)
+        for i in range(4)
+    ]
+    assert [float(batch.weight.sum()) for batch in batches] == [32, 32, 32, 4]
+    seen = jnp.concatenate([batch.x[batch.weight > 0, 0] for batch in batches])
+    np.testing.assert_array_equal(seen, order[:50])
+
+
+@pytest.mark.parametrize("cuts", [(11,), (3, 11), (4, 5, 11)])
+def test_how_steps_are_dispatched_leaves_no_trace(key, cuts):
+    run, state, data = setup(key)
+    whole, _ = run(key, state, data, jnp.int32(11))
+    _, state, _ = setup(key)
+    for cut in cuts:
+        state, _ = run(key, state, data, jnp.int32(cut))
+    chex.assert_trees_all_equal(state, whole)
+
+
+def test_the_program_is_compiled_once(key):
+    run, state, data = setup(key)
+    for stop in (3, 4, 9):
+        state, _ = run(key, state, data, jnp.int32(stop))
+    assert run._cache_size() == 1
+
+
+def test_the_state_is_donated(key):
+    run, state, data = setup(key)
+    run(key, state, data, jnp.int32(1))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_metrics_are_means_over_the_steps(key):
+    run, state, data = setup(key)
+    losses = []
+    for stop in range(1, 6):
+        state, metrics = run(key, state, data, jnp.int32(stop))
+        losses.append(float(metrics.loss))
+        np.testing.assert_allclose(metrics.loss, -metrics.elbo, rtol=1e-5)
+    _, fresh, _ = setup(key)
+    _, metrics = run(key, fresh, data, jnp.int32(5))
+    np.testing.assert_allclose(metrics.loss, np.mean(losses), rtol=1e-5)
+
+
+def test_training_raises_the_bound(key):
+    run, state, data = setup(key)
+    state, first = run(key, state, data, jnp.int32(4))
+    state, _ = run(key, state, data, jnp.int32(300))
+    _, last = run(key, state, data, jnp.int32(304))
+    assert last.elbo > first.elbo + 0.3
+
+
+def test_a_step_without_finite_gradients_changes_only_the_count(key):
+    run, state, data = setup(key)
+    before = jax.tree.map(np.asarray, state)
+    broken = data._replace(x=data.x.at[:, 0].set(jnp.nan))
+    after, metrics = run(key, state, broken, jnp.int32(3))
+    assert int(metrics.skipped) == 3
+    assert int(after.step) == 3
+    chex.assert_trees_all_equal(after._replace(step=before.step), before)
+
+
+def test_metrics_leave_skipped_steps_out(key):
+    run, state, data = setup(key)
+    # Not example 0, which also fills up the last batch with weight 0.
+    broken = data._replace(x=data.x.at[1, 0].set(jnp.nan))
+    # Four batches an epoch, one of them with the broken example.
+    after, metrics = run(key, state, broken, jnp.int32(4))
+    assert int(metrics.skipped) == 1
+    chex.assert_tree_all_finite((after.params, metrics))
+
+
+def test_the_average_of_parameters_has_its_formula(key):
+    run, state, data = setup(key, ema_decay=0.5)
+    average = jax.tree.map(np.asarray, state.params)
+    for n in range(4):
+        state, _ = run(key, state, data, jnp.int32(n + 1))
+        decay = min(0.5, (1 + n) / (10 + n))
+        average = jax.tree.map(
+            lambda a, p, d=decay: d * a + (1 - d) * np.asarray(p), average, state.params
+        )
+    chex.assert_trees_all_close(state.ema_params, average, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_enter_the_loss_and_nothing_else(key):
+    x = jax.random.bernoulli(key, 0.3, (4, 6)).astype(jnp.float32)
+    model = models.vae.mlp(
+        event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
+    )
+    params = model.init(key, x)
+    weight = jnp.asarray([1.0, 2.0, 0.0, 0.5])
+    for value_and_grad in (
+        objective.negative_elbo(model),
+        objective.negative_iwae(model, num_samples=3),
+    ):
+        (loss, terms), _ = value_and_grad(key, params, Batch(x, None, weight))
+        (even, same), _ = value_and_grad(key, params, Batch(x, None, jnp.ones(4)))
+        chex.assert_trees_all_equal(terms, same)
+        assert loss != even
+
+
+def test_iwae_with_one_sample_has_the_gradient_of_the_log_weight(key):
+    x = jax.random.bernoulli(key, 0.3, (4, 6)).astype(jnp.float32)
+    model = models.vae.mlp(
+        event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
+    )
+    params = model.init(key, x)
+    (loss, _), grads = objective.negative_iwae(model, num_samples=1)(
+        key, params, Batch(x, None, jnp.ones(4))
+    )
+    draw = jax.random.split(jax.random.split(key)[1], 1)[0]
+    expected, slope = jax.value_and_grad(
+        lambda p: -model.log_weight(draw, p, x).mean()
+    )(params)
+    chex.assert_trees_all_close(loss, expected, rtol=1e-5)
+    chex.assert_trees_all_close(grads, slope, rtol=1e-4, atol=1e-6)
+
+
+def test_iwae_gradient_weights_samples_by_their_importance(x64, key):
+    """Burda et al. (2016), eq. 14: sum of normalised weights times grad log w."""
+    x = jax.random.bernoulli(key, 0.3, (1, 6)).astype(jnp.float64)
+    model = models.vae.mlp(
+        event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
+    )
+    params = model.init(key, x)
+    _, grads = objective.negative_iwae(model, num_samples=5)(
+        key, params, Batch(x, None, jnp.ones(1))
+    )
+    keys = jax.random.split(jax.random.split(key)[1], 5)
+    draws = [
+        jax.value_and_grad(lambda p, k=k: model.log_weight(k, p, x)[0])(params)
+        for k in keys
+    ]
+    log_w = jnp.stack([value for value, _ in draws])
+    normalized = jnp.exp(log_w - jax.nn.logsumexp(log_w))
+    expected = jax.tree.map(
+        lambda *leaves: -sum(w * g for w, g in zip(normalized, leaves, strict=True)),
+        *[grad for _, grad in draws],
+    )
+    chex.assert_trees_all_close(grads, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_staged_schedule_is_the_papers():
+    num_steps = sum(3**i for i in range(8))  # 3^i steps in stage i
+    schedule = optimizers.learning_rate_schedule(
+        "staged", 1e-3, num_steps=num_steps, warmup_steps=0
+    )
+    start = 0
+    for stage in range(8):
+        expected = 1e-3 * 10 ** (-stage / 7)
+        for n in (start, start + 3**stage - 1):
+            np.testing.assert_allclose(schedule(n), expected, rtol=1e-6)
+        start += 3**stage
+    np.testing.assert_allclose(schedule(num_steps - 1), 1e-4, rtol=1e-6)
+
+
+def test_the_cosine_schedule_warms_up_and_ends_at_zero():
+    schedule = optimizers.learning_rate_schedule(
+        "cosine", 1e-3, num_steps=100, warmup_steps=10
+    )
+    rates = [float(schedule(n)) for n in (0, 5, 10, 55, 100)]
+    np.testing.assert_allclose(rates, [0, 5e-4, 1e-3, 5e-4, 0], atol=1e-9)
+    with pytest.raises(UserError, match=r"optimizer\.schedule"):
+        optimizers.learning_rate_schedule("no", 1.0, num_steps=1, warmup_steps=0)
+
+
+DEVICES = textwrap.dedent("""
+    import functools, json, jax, jax.numpy as jnp, numpy as np, optax
+    from vgm import models
+    from vgm.training import loop, objective, sharding, step
+    from vgm.types import Batch
+    key = jax.random.key(0)
+    x = jax.random.bernoulli(key, 0.3, (400, 30)).astype(jnp.float32)
+    model = models.vae.mlp(
+        event_shape=(30,), latent_dim=4, hidden=(32,), likelihood="bernoulli"
+    )
+    optimizer, mesh = optax.adam(1e-3), sharding.data_mesh()
+    state = step.init_state(model.init(key, x), optimizer, ema_decay=0.0)
+    run = loop.compile_steps(
+        step=functools.partial(
+            step.train_step, value_and_grad=objective.negative_elbo(model),
+            optimizer=optimizer, ema_decay=0.0,
+        ),
+        observe=lambda key, x: x, batch_size=64, mesh=mesh,
+    )
+    data = sharding.replicate(Batch(x, None, np.ones(400, np.float32)), mesh)
+    state, losses = sharding.replicate(state, mesh), []
+    for n in range(50):
+        state, metrics = run(key, state, data, jnp.int32(n + 1))
+        losses.append(float(metrics.loss))
+    print(json.dumps({"devices": jax.device_count(), "losses": losses}))
+""")
+
+
+def run_on_devices(count):
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return json.loads(done.stdout)
+
+
+def test_eight_devices_give_the_losses_of_one():
+    one, eight = run_on_devices(1), run_on_devices(8)
+    assert (one["devices"], eight["devices"]) == (1, 8)
+    np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
+    assert one["losses"][-1] < one["losses"][0] - 0.1
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
+    class TwoDevices:
+        size = 2
+
+    with pytest.raises(UserError, match=r"train\.batch-size must be a multiple of"):
+        sharding.require_divisible(7, TwoDevices())
