@@ -45,14 +45,10 @@ def save_panels(path: Path, panels: Sequence[tuple[str, np.ndarray]]) -> None:
         path: PNG file to write.
         panels: Titles and images.
     """
-    plt = _pyplot()
     widths = [panel.shape[1] / panel.shape[0] for _, panel in panels]
-    figure, axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(5.0 * sum(widths), 5.4),
-        gridspec_kw={"width_ratios": widths},
-        squeeze=False,
+    figure = _figure(5.0 * sum(widths), 5.4)
+    axes = figure.subplots(
+        1, len(panels), gridspec_kw={"width_ratios": widths}, squeeze=False
     )
     for axis, (title, panel) in zip(axes[0], panels, strict=True):
         axis.imshow(panel, interpolation="nearest")
@@ -69,8 +65,8 @@ def save_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         rows: Rows of ``metrics.csv``: a step, and values in nats by name; None where
             nothing was measured.
     """
-    plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
+    figure = _figure(11.0, 3.8)
+    left, right = figure.subplots(1, 2)
     for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
         _line(left, rows, f"{split}_elbo", split, colour)
     for term, colour in zip(
@@ -111,15 +107,12 @@ def _zoom(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         axis.set_ylim(low - margin, high + margin)
 
 
-def _pyplot() -> Any:
-    import matplotlib as mpl
+def _figure(width: float, height: float) -> Any:
+    """A figure of its own: pyplot's state, a notebook's backend say, stays as it is."""
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+    return Figure(figsize=(width, height))
 
 
 def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight")
-    _pyplot().close(figure)

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vgm import configs, training
+from vgm import configs
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
 from vgm.experiment import directory, setup
 from vgm.experiment.setup import Experiment
 from vgm.models import GenerativeModel, LatentVariableModel
 from vgm.training import checkpoints, loop, objective, optimizers, sharding
-from vgm.training.step import StepMetrics, TrainState
+from vgm.training.step import StepMetrics, TrainState, init_state, train_step
 from vgm.types import Batch, Params, PRNGKey
 
 
@@ -102,8 +102,13 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
         experiment.dataset.train, conditional=config.model.conditional
     )
     train_data = sharding.replicate(stored, mesh)
-    optimizer = _optimizer(config)
-    run_steps = _compiled_steps(experiment, optimizer, mesh)
+    optimizer = make_optimizer(config)
+    run_steps = loop.compile_steps(
+        step=make_step(config, experiment.model, optimizer),
+        observe=experiment.observe,
+        batch_size=config.train.batch_size,
+        mesh=mesh,
+    )
     validate = _validation(experiment, mesh, key_validation)
     events = _event_writer(run_dir)
     with checkpoints.open_manager(run_dir / "checkpoints") as manager:
@@ -191,12 +196,20 @@ def _init(
     experiment: Experiment, optimizer: Any, key: PRNGKey, data: Batch
 ) -> TrainState:
     params = setup.init_params(key, experiment.model, data, experiment.observe)
-    return training.step.init_state(
+    return init_state(
         params, optimizer, ema_decay=experiment.config.optimizer.ema_decay
     )
 
 
-def _optimizer(config: configs.Config) -> Any:
+def make_optimizer(config: configs.Config) -> Any:
+    """The optimiser of a configuration.
+
+    Args:
+        config: Configuration.
+
+    Returns:
+        An Optax transformation.
+    """
     spec = config.optimizer
     schedule = optimizers.learning_rate_schedule(
         spec.schedule,
@@ -239,21 +252,24 @@ def value_and_grad(
     return objective.negative_iwae(model, num_samples=spec.num_samples)
 
 
-def _compiled_steps(
-    experiment: Experiment, optimizer: Any, mesh: Any
-) -> Callable[..., tuple[TrainState, StepMetrics]]:
-    config = experiment.config
-    step = functools.partial(
-        training.step.train_step,
-        value_and_grad=value_and_grad(config, experiment.model),
+def make_step(
+    config: configs.Config, model: GenerativeModel, optimizer: Any
+) -> loop.Step:
+    """The training step of a configuration.
+
+    Args:
+        config: Configuration.
+        model: Model.
+        optimizer: Optimiser.
+
+    Returns:
+        A function (key, state, batch) -> (state, metrics).
+    """
+    return functools.partial(
+        train_step,
+        value_and_grad=value_and_grad(config, model),
         optimizer=optimizer,
         ema_decay=config.optimizer.ema_decay,
-    )
-    return loop.compile_steps(
-        step=step,
-        observe=experiment.observe,
-        batch_size=config.train.batch_size,
-        mesh=mesh,
     )
 
 

@@ -1,0 +1,38 @@
+# Two commands: `make train` and `make test`. Both make .venv on first use.
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?= vae-digits
+ARGS ?=
+
+BIN := $(VENV)/bin
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+INSTALLED := $(VENV)/.installed
+
+.PHONY: train test lint types unit notebooks clean
+
+train: $(INSTALLED)
+	$(BIN)/python scripts/train.py $(PRESET) $(ARGS)
+
+test: lint types unit notebooks
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 -q
+
+notebooks: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 -q -p no:jaxtyping -o addopts="" -o filterwarnings="" --nbmake --nbmake-timeout=120 $(NOTEBOOKS)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing pinned versions into $(VENV) (about a minute, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

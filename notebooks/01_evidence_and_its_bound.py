@@ -1,0 +1,211 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The evidence and its bound
+#
+# A latent variable model explains an observation $x$ by something unseen, $z$:
+#
+# $$\log p(x) = \log \int p(x, z)\, dz .$$
+#
+# The integral is the *evidence*, and for most models nobody can compute it. This
+# notebook takes a model where we can, the **linear-Gaussian** one, and checks every
+# statement that variational inference makes about it:
+#
+# 1. Jensen's inequality gives a lower bound, the ELBO;
+# 2. the gap is a Kullback-Leibler divergence;
+# 3. the bound has four forms, equal in expectation and different in variance;
+# 4. importance weighting closes the gap.
+#
+# All quantities are in nats, for one example.
+
+# %%
+import functools
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from vgm.bounds import elbo, importance
+from vgm.densities import multivariate_normal
+from vgm.divergences import kl_multivariate_normal
+from vgm.oracles import linear_gaussian
+
+jax.config.update("jax_enable_x64", True)  # identities to the last digit
+
+# %% [markdown]
+# ## A model with known evidence
+#
+# $z \sim \mathcal N(0, I)$ and $x \mid z \sim \mathcal N(Wz + m, s^2 I)$, so that
+# $p(x) = \mathcal N(m, WW^\top + s^2 I)$ and $p(z \mid x)$ is normal too.
+
+# %%
+key_w, key_m, key_x, key_q, key_draws = jax.random.split(jax.random.key(0), 5)
+model = linear_gaussian.LinearGaussian(
+    # Two similar columns: the data cannot tell the two latents well apart.
+    weights=jax.random.normal(key_w, (5, 1)) + 0.5 * jax.random.normal(key_q, (5, 2)),
+    bias=jax.random.normal(key_m, (5,)),
+    log_std=jnp.asarray(-0.5),
+)
+x = 1.5 * jax.random.normal(key_x, (5,))
+evidence = linear_gaussian.log_evidence(model, x)
+print(f"log p(x) = {evidence:.6f} nats")
+
+# %% [markdown]
+# ## Jensen: a bound from any $q$
+#
+# For any density $q(z)$, because the logarithm is concave,
+#
+# $$\log p(x) = \log \mathbb E_{q}\!\left[\frac{p(x,z)}{q(z)}\right]
+#   \;\ge\; \mathbb E_{q}\!\left[\log \frac{p(x,z)}{q(z)}\right] = \mathcal L(q).$$
+#
+# Three choices of $q$: the exact posterior, the best $q$ with independent coordinates
+# (mean field), and one that is simply wrong.
+
+# %%
+posterior = linear_gaussian.posterior(model, x)
+proposals = {
+    "posterior": posterior,
+    "mean field": linear_gaussian.mean_field_posterior(model, x),
+    "wrong": linear_gaussian.Normal(posterior.mean + 0.3, 0.6 * jnp.eye(2)),
+}
+print(f"{'q':12} {'L(q)':>12} {'gap':>12} {'KL(q || p(z|x))':>18}")
+for name, q in proposals.items():
+    bound = linear_gaussian.elbo(model, x, q)
+    kl = kl_multivariate_normal(*q, *posterior)
+    print(f"{name:12} {bound:12.6f} {evidence - bound:12.6f} {kl:18.6f}")
+    np.testing.assert_allclose(evidence - bound, kl, atol=1e-10)
+
+# %% [markdown]
+# ## The gap is a divergence
+#
+# The last two columns agree to ten digits: $\log p(x) = \mathcal L(q) +
+# \mathrm{KL}(q \,\|\, p(z \mid x))$. So the bound is tight exactly at the posterior, and
+# pushing $\mathcal L$ up in $q$ is the same as pulling $q$ to the posterior. Below, $q$
+# moves along one direction away from the posterior's mean.
+
+# %%
+shifts = jnp.linspace(-1.5, 1.5, 121)
+
+
+def bound_at(shift):
+    """The bound of the posterior, its mean moved by ``shift``."""
+    return linear_gaussian.elbo(
+        model, x, posterior._replace(mean=posterior.mean + shift)
+    )
+
+
+figure, axis = plt.subplots(figsize=(6, 3.4))
+axis.axhline(evidence, color="black", lw=1, label=r"$\log p(x)$")
+axis.plot(shifts, jax.vmap(bound_at)(shifts), label=r"$\mathcal{L}(q)$")
+axis.fill_between(
+    shifts, jax.vmap(bound_at)(shifts), evidence, alpha=0.15, label="KL(q || p(z|x))"
+)
+axis.set_xlabel("shift of the mean of q")
+axis.set_ylabel("nats")
+axis.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## Four forms of the bound
+#
+# $$\mathcal L(q) = \underbrace{\mathbb E_q \log\tfrac{p(x,z)}{q(z)}}_{\text{log ratio}}
+# = \underbrace{\mathbb E_q \log p(x,z) + H[q]}_{\text{entropy}}
+# = \underbrace{\mathbb E_q \log p(x\mid z) - \mathrm{KL}(q\,\|\,p(z))}_{\text{the VAE's}}
+# = \underbrace{\log p(x) - \mathrm{KL}(q\,\|\,p(z\mid x))}_{\text{exact}} .$$
+#
+# The first three are estimated by drawing $z \sim q$. Their means agree; their
+# variances do not. Near the posterior the log ratio wins: there it is *constant*.
+
+
+# %%
+def spread(q, num_draws=4000):
+    """Mean and standard deviation of one-sample estimates of each form."""
+    propose = functools.partial(
+        multivariate_normal.sample, mean=q.mean, cholesky=q.cholesky
+    )
+    log_joint = functools.partial(linear_gaussian.log_joint, model, x)
+    log_likelihood = functools.partial(linear_gaussian.log_likelihood, model, x)
+    log_q = functools.partial(
+        multivariate_normal.log_prob, mean=q.mean, cholesky=q.cholesky
+    )
+    log_det = jnp.sum(jnp.log(jnp.diagonal(q.cholesky)))
+    entropy = log_det + jnp.log(2 * jnp.pi * jnp.e)  # dimension 2
+    kl = kl_multivariate_normal(*q, jnp.zeros(2), jnp.eye(2))
+    forms = {
+        "log ratio": lambda k: elbo.from_log_ratio(
+            k, propose, log_joint, log_q, num_samples=1
+        ),
+        "entropy": lambda k: elbo.from_entropy(
+            k, propose, log_joint, entropy, num_samples=1
+        ),
+        "VAE's": lambda k: elbo.from_kl(k, propose, log_likelihood, kl, num_samples=1),
+    }
+    keys = jax.random.split(key_draws, num_draws)
+    draws = {name: jax.vmap(form)(keys) for name, form in forms.items()}
+    return {name: (values.mean(), values.std()) for name, values in draws.items()}
+
+
+for name, q in proposals.items():
+    print(f"{name}: exact L(q) = {linear_gaussian.elbo(model, x, q):.4f}")
+    for form, (mean, std) in spread(q).items():
+        print(f"    {form:10} {mean:9.4f}  one draw ± {std:.4f}")
+
+# %% [markdown]
+# ## Importance weighting
+#
+# With weights $w_k = p(x, z_k) / q(z_k)$ the average $\frac1K \sum_k w_k$ is an unbiased
+# estimate of $p(x)$, so its logarithm is again a lower bound, and a better one:
+#
+# $$\mathcal L \le \mathcal L_K = \mathbb E \log \tfrac1K \textstyle\sum_k w_k \le
+# \mathcal L_{K+1} \le \log p(x).$$
+
+
+# %%
+def log_weight(q, key):
+    """One log importance weight."""
+    z = multivariate_normal.sample(key, *q)
+    return linear_gaussian.log_joint(model, x, z) - multivariate_normal.log_prob(z, *q)
+
+
+counts = [2**n for n in range(0, 10)]
+figure, axis = plt.subplots(figsize=(6, 3.4))
+axis.axhline(evidence, color="black", lw=1, label=r"$\log p(x)$")
+for name, q in proposals.items():
+    log_w = jax.vmap(functools.partial(log_weight, q))(
+        jax.random.split(key_draws, 2**16)
+    )
+    means = [
+        jax.vmap(importance.iwae)(log_w.reshape(-1, count)).mean() for count in counts
+    ]
+    axis.plot(counts, means, marker="o", ms=3, label=name)
+    size = importance.effective_sample_size(log_w[:512])
+    print(f"{name:12} effective sample size of 512 weights: {size:6.1f}")
+axis.set_xscale("log", base=2)
+axis.set_xlabel("K")
+axis.set_ylabel(r"$\mathcal{L}_K$, nats")
+axis.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# At the exact posterior every weight *is* $p(x)$: the bound does not depend on $K$ nor
+# on the draws. That is the sharpest test of an estimator there is, and the one the
+# library's own tests use.
+
+# %%
+for count in (1, 5, 50):
+    log_w = jax.vmap(functools.partial(log_weight, posterior))(
+        jax.random.split(key_draws, count)
+    )
+    print(f"K = {count:3}: {importance.iwae(log_w) - evidence:+.1e} nats from log p(x)")
+
+# %% [markdown]
+# Next: a $q$ that a network computes from $x$, in `02_vae.ipynb`.
