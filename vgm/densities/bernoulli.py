@@ -24,6 +24,8 @@ def log_prob(x: Float[Array, "*event"], logits: Float[Array, "*event"]) -> Scala
     Returns:
         The log mass, summed over coordinates.
     """
+    # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
+    x, logits = x.ravel(), logits.ravel()
     return jnp.sum(x * logits - jax.nn.softplus(logits))
 
 

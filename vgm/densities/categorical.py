@@ -23,6 +23,8 @@ def log_prob(x: Int[Array, "*event"], logits: Float[Array, "*event levels"]) -> 
     Returns:
         The log mass, summed over coordinates.
     """
+    # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
+    x, logits = x.ravel(), logits.reshape(x.size, logits.shape[-1])
     chosen = jnp.take_along_axis(logits, x[..., None], axis=-1)[..., 0]
     return jnp.sum(chosen - jax.nn.logsumexp(logits, axis=-1))
 

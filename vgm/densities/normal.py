@@ -31,6 +31,8 @@ def log_prob(
     Returns:
         The log density, summed over coordinates.
     """
+    # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
+    x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()
     standardized = (x - mean) * jnp.exp(-log_std)
     return -0.5 * jnp.sum(standardized**2 + 2.0 * log_std + LOG_2PI)
 
