@@ -41,7 +41,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             preset="vae-mnist",
             data=_GREY_MNIST,
             train=TrainConfig(num_steps=10 * EPOCH, eval_every=EPOCH),
-            evaluation=EvaluationConfig(num_importance_samples=100, num_elbo_samples=1),
+            evaluation=EvaluationConfig(num_importance_samples=50, num_elbo_samples=1),
         ),
     ),
     "vae-mnist-modern": (
@@ -53,7 +53,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 learning_rate=2e-3, schedule="cosine", warmup_steps=200, ema_decay=0.999
             ),
             train=TrainConfig(num_steps=10 * EPOCH, eval_every=EPOCH),
-            evaluation=EvaluationConfig(num_importance_samples=100, num_elbo_samples=1),
+            evaluation=EvaluationConfig(num_importance_samples=50, num_elbo_samples=1),
         ),
     ),
     "iwae-mnist": (

@@ -107,9 +107,9 @@ class EvaluationConfig:
     """K of the evidence."""
     num_elbo_samples: int = 8
     """Draws an example for the ELBO's terms."""
-    batch_size: int = 100
+    batch_size: int = 250
     """Examples at once."""
-    chunk_size: int = 10
+    chunk_size: int = 4
     """Draws at once."""
 
 
