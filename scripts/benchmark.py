@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vgm import cli, configs, data
-from vgm.errors import UserError
 from vgm.experiment import directory, fitting, setup
 from vgm.training import loop, sharding
 from vgm.training.step import init_state
@@ -40,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def benchmark(arguments: list[str] | None) -> None:
     args = cli.parse(Arguments, arguments, prog="benchmark.py")
-    if args.output is not None and args.output.exists():
-        raise UserError(f"--output {args.output} exists; give another file")
+    if args.output is not None:
+        directory.require_new_file(args.output, "--output")
     sides = loop_sides(args.data_path)
     seconds = {name: [] for name in sides}
     for run in sides.values():
@@ -78,7 +77,7 @@ def loop_sides(path: Path | None) -> dict[str, Callable[[], None]]:
     """An epoch by the library's loop, and by a scan written by hand."""
     _, config = configs.PRESETS["vae-mnist"]
     images = _images(path)
-    form = setup.DataForm((28, 28, 1), 256, 0)
+    form = setup.DataForm((28, 28, 1), 256, 0, test_digest="")
     model = setup.build_model(config, form)
     observe = setup.observer(config, form)
     mesh, key = sharding.data_mesh(), jax.random.key(0)

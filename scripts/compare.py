@@ -7,8 +7,9 @@ from pathlib import Path
 from vgm import cli
 from vgm.errors import UserError
 from vgm.experiment import directory
+from vgm.experiment.results import number
 
-SAME = ("observation", "binarization", "data", "split")
+SAME = ("observation", "binarization", "data", "split", "test_digest")
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,21 @@ def compare(arguments: list[str] | None) -> None:
     args = cli.parse(Arguments, arguments, prog="compare.py")
     if not args.runs:
         raise UserError("give at least one run: compare.py RUN...")
-    results = [(path, directory.read_result(path)) for path in args.runs]
-    first_path, first = results[0]
-    for path, result in results[1:]:
+    finished = [(path, directory.read_result(path)) for path in args.runs]
+    first_path, first = finished[0]
+    for path, result in finished[1:]:
         for name in SAME:
-            if result[name] != first[name]:
+            before, after = first.get(name), result.get(name)
+            if before != after:
                 raise UserError(
-                    f"{path} has {name} {result[name]!r}, {first_path} has "
-                    f"{first[name]!r}: their numbers cannot be compared; compare runs "
-                    f"of one {name}"
+                    f"{path} has {name} {after!r}, {first_path} has {before!r}: their "
+                    f"numbers cannot be compared; compare runs of one {name}"
                 )
     bits = first["bits_per_dim"] is not None
-    rows = [_row(str(path), result, bits=bits) for path, result in results]
-    baseline = ["independent pixels", "", f"{first['baseline_nats']:.2f}", ""]
+    rows = [_row(str(path), result, bits=bits) for path, result in finished]
+    baseline = ["independent pixels", "", number(first["baseline_nats"], 2), ""]
     if bits:
-        baseline.append(f"{first['baseline_bits_per_dim']:.3f}")
+        baseline.append(number(first["baseline_bits_per_dim"], 3))
     rows.append([*baseline, "", "", ""])
     cli.print_table(
         f"{first['data']} ({first['observation']}), {first['num_examples']} "
@@ -61,20 +62,22 @@ def _header(*, bits: bool) -> list[str]:
 def _row(name: str, result: dict, *, bits: bool) -> list[str]:
     row = [
         name,
-        f"{result['elbo_nats']:.2f} ± {result['elbo_stderr']:.2f}",
-        f"{result['log_evidence_nats']:.2f} ± {result['log_evidence_stderr']:.2f}",
+        _measured(result, "elbo_nats", "elbo_stderr", 2),
+        _measured(result, "log_evidence_nats", "log_evidence_stderr", 2),
         str(result["num_importance_samples"]),
     ]
     if bits:
-        row.append(
-            f"{result['bits_per_dim']:.3f} ± {result['bits_per_dim_stderr']:.3f}"
-        )
+        row.append(_measured(result, "bits_per_dim", "bits_per_dim_stderr", 3))
     return [
         *row,
         f"{result['num_params']:,}",
         str(result["train_steps"]),
-        f"{result['train_seconds']:.1f}",
+        number(result["train_seconds"], 1),
     ]
+
+
+def _measured(result: dict, mean: str, stderr: str, digits: int) -> str:
+    return f"{number(result[mean], digits)} ± {number(result[stderr], digits)}"
 
 
 if __name__ == "__main__":

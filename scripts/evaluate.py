@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from vgm import cli, experiment
-from vgm.errors import UserError
 from vgm.experiment import directory, results
 
 
@@ -33,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate(arguments: list[str] | None) -> None:
     args = cli.parse(Arguments, arguments, prog="evaluate.py")
-    if args.output is not None and args.output.exists():
-        raise UserError(f"--output {args.output} exists; give another file")
+    if args.output is not None:
+        directory.require_new_file(args.output, "--output")
     cli.enable_compilation_cache()
     config, _ = directory.read_config(args.run)
     if args.data_path is not None:
@@ -46,6 +45,7 @@ def evaluate(arguments: list[str] | None) -> None:
         )
         config = dataclasses.replace(config, evaluation=changed)
     prepared = experiment.prepare(config)
+    directory.require_same_data(args.run, prepared.form)
     _, params = experiment.load(args.run)
     with cli.reporting() as reporter:
         numbers, _ = experiment.evaluate(

@@ -37,14 +37,15 @@ def sample(arguments: list[str] | None) -> None:
     args = cli.parse(Arguments, arguments, prog="sample.py")
     if args.num_samples < 1:
         raise UserError(f"--num-samples must be at least 1; got {args.num_samples}")
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed must be from 0 to 2^63 - 1; got {args.seed}")
     cli.enable_compilation_cache()
     config, form = directory.read_config(args.run)
     model, params = directory.load(args.run)
     base = args.output or args.run / f"samples-seed-{args.seed}"
-    archive, picture = base.with_suffix(".npz"), base.with_suffix(".png")
+    archive, picture = (base.with_name(base.name + end) for end in (".npz", ".png"))
     for path in (archive, picture):
-        if path.exists():
-            raise UserError(f"--output {path} exists; give another name")
+        directory.require_new_file(path, "--output")
     condition = _labels(args, form.num_classes if config.model.conditional else 0)
     key = jax.random.key(args.seed)
     draws = np.asarray(model.sample(key, params, args.num_samples, condition))

@@ -233,3 +233,34 @@ def test_terms_add_up_to_the_bound(key):
     single = elbo.single_latent_terms(a, b)
     chex.assert_shape(single.denoising_matching, (6, 0))
     np.testing.assert_allclose(single.elbo, a - b)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 50])
+def test_streaming_keeps_small_weights_far_from_zero(key, chunk_size):
+    """At -10,600 nats in float32 a running logarithm would stop counting."""
+    centre, num_samples = -10_600.0, 5_000
+    sums = importance.stream(
+        key,
+        lambda k: centre + jax.random.normal(k, (2,)),
+        num_samples=num_samples,
+        chunk_size=chunk_size,
+    )
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_samples))
+    log_w = jax.vmap(lambda k: centre + jax.random.normal(k, (2,)))(keys)
+    weights = np.exp(np.asarray(log_w, np.float64) - centre)
+    # One ulp of a float32 at 10,600 is 0.001.
+    expected = centre + np.log(weights.mean(0))
+    np.testing.assert_allclose(importance.log_evidence(sums), expected, atol=2e-3)
+    ess = weights.sum(0) ** 2 / (weights**2).sum(0)
+    np.testing.assert_allclose(importance.effective_samples(sums), ess, rtol=1e-4)
+
+
+def test_weights_of_zero_count_as_zero(key):
+    nothing = importance.accumulate(
+        importance.empty_accumulator(()), jnp.full(3, -jnp.inf)
+    )
+    assert importance.log_evidence(nothing) == -jnp.inf
+    assert importance.effective_samples(nothing) == 0.0
+    some = importance.accumulate(nothing, jnp.asarray([0.0, -jnp.inf]))
+    np.testing.assert_allclose(importance.log_evidence(some), -np.log(5.0), rtol=1e-6)
+    assert importance.effective_samples(some) == 1.0

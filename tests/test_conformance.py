@@ -91,7 +91,7 @@ def linear_case(key):
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model.init(key, x))
     # q close to the prior: weights with a small variance.
     params["encoder"] = jax.tree.map(lambda leaf: 0.1 * leaf, params["encoder"])
-    kernel = params["decoder"]["params"]["mlp"]["Dense_0"]["kernel"].reshape(2, 4, 2)
+    kernel = 0.7 * jax.random.normal(jax.random.fold_in(key, 1), (2, 4, 2))
     kernel = kernel.at[..., 1].set(0.0)  # the noise does not depend on z
     params["decoder"]["params"]["mlp"]["Dense_0"]["kernel"] = kernel.reshape(2, 8)
     params["output_bias"] = params["output_bias"].at[:, 1].set(-0.3)

@@ -164,6 +164,18 @@ NPZ_ERRORS = {
         r"levels run from 0 to 300, outside 0 \.\. 255",
     ),
     "missing": ({"x_train": np.zeros((2, 3), int)}, "lacks x_test"),
+    "empty": (
+        {"x_train": np.zeros((2, 3), int), "x_test": np.zeros((0, 3), int)},
+        "x_test must be an array of examples",
+    ),
+    "levels": (
+        {
+            "x_train": np.zeros((2, 3), int),
+            "x_test": np.zeros((2, 3), int),
+            "levels": 1,
+        },
+        "levels must be one integer of at least 2",
+    ),
     "labels": (
         {
             "x_train": np.zeros((2, 3), int),
@@ -251,6 +263,23 @@ def test_static_binarisation_is_drawn_once(tmp_path):
     sure = grey.train.x == 255
     assert (first.train.x[sure] == 1).all()
     assert (first.train.x[grey.train.x == 0] == 0).all()
+
+
+def test_held_out_examples_change_no_test_bit(tmp_path):
+    make_idx_folder(tmp_path)
+    bits = [
+        observations.binarize_once(data.load("mnist", tmp_path, num_validation=n))
+        for n in (0, 7)
+    ]
+    np.testing.assert_array_equal(bits[0].test.x, bits[1].test.x)
+    together = np.concatenate([bits[1].train.x, bits[1].validation.x])
+    np.testing.assert_array_equal(bits[0].train.x, together)
+
+
+def test_npz_of_zeros_and_ones_has_two_levels(tmp_path):
+    x = np.random.default_rng(0).integers(0, 2, (7, 4))
+    np.savez(tmp_path / "own.npz", x_train=x, x_test=x)
+    assert data.load("own", tmp_path, num_validation=0).levels == 2
 
 
 def test_an_observation_that_cannot_be_is_refused(tmp_path):

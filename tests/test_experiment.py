@@ -25,7 +25,7 @@ from test_data import make_idx_folder
 import vgm
 from vgm import configs, experiment
 from vgm.errors import UserError
-from vgm.experiment import directory
+from vgm.experiment import directory, fitting
 
 ROOT = Path(__file__).parents[1]
 QUICK = [
@@ -281,7 +281,7 @@ def test_a_killed_run_resumes_to_the_same_parameters(tmp_path):
         assert a.files == b.files
         for name in a.files:
             assert a[name].tobytes() == b[name].tobytes(), name
-    for name in ("step", "train_elbo", "validation_elbo"):
+    for name in ("step", "train_elbo", "validation_bound"):
         assert column(whole, name) == column(killed, name)
 
 
@@ -329,6 +329,15 @@ def npz(x):
         return ["vae-digits", "--data.path", str(tmp_path / "own.npz")]
 
     return arguments
+
+
+def labelled(tmp_path, **labels):
+    x = np.zeros((2, 2, 2), int)
+    y = np.array([0, 1])
+    np.savez(tmp_path / "own.npz", x_train=x, x_test=x, y_train=y, **labels)
+    path = ["--data.path", str(tmp_path / "own.npz")]
+    extra = ["--data.num-validation", "0", "--train.patience", "0"]
+    return ["vae-digits", *path, *extra, "--model.conditional"]
 
 
 def occupied(tmp_path):
@@ -409,6 +418,20 @@ BAD_INPUT = {
         ],
         r"height and width divisible by 4",
     ),
+    "patience": (
+        lambda tmp_path: [
+            *npz(np.zeros((4, 2, 2), int))(tmp_path),
+            "--data.num-validation",
+            "0",
+        ],
+        r"train\.patience needs a validation split",
+    ),
+    "seed": (["vae-digits", "--seed", str(2**64)], r"seed must be from 0"),
+    "label out of range": (
+        lambda tmp_path: labelled(tmp_path, y_test=np.array([0, 7])),
+        r"model\.conditional needs labels 0 \.\. 1 .* the test split",
+    ),
+    "labels of test missing": (labelled, r"model\.conditional .* the test split"),
     "occupied run": (occupied, r"--run-dir .* already holds files.*--resume"),
 }
 
@@ -448,6 +471,67 @@ def test_resuming_a_finished_run_changes_nothing(finished_run, capsys):
     assert train.main([*QUICK, "--run-dir", str(finished_run), "--resume"]) == 0
     assert "finished already" in capsys.readouterr().out
     assert (finished_run / "result.json").read_bytes() == before
+
+
+def test_other_data_than_the_runs_are_refused(tmp_path, capsys):
+    archive, run_dir = tmp_path / "own.npz", tmp_path / "run"
+    x = np.random.default_rng(0).integers(0, 17, (40, 4))
+    np.savez(archive, x_train=x, x_test=x[:5], levels=17)
+    arguments = [
+        *QUICK,
+        "--data.path",
+        str(archive),
+        "--data.num-validation",
+        "5",
+        "--run-dir",
+        str(run_dir),
+    ]
+    assert train.main(arguments) == 0
+    np.savez(archive, x_train=x, x_test=x[5:10], levels=17)
+    (run_dir / "result.json").unlink()
+    for again in (
+        lambda: train.main([*arguments, "--resume"]),
+        lambda: evaluate.main([str(run_dir)]),
+    ):
+        assert again() == 2
+        assert "made with other data (test_digest" in capsys.readouterr().err
+
+
+def test_iwae_is_chosen_by_its_own_bound(tmp_path):
+    make_idx_folder(tmp_path)
+    arguments = [
+        "iwae-mnist",
+        "--data.path",
+        str(tmp_path),
+        "--data.num-validation",
+        "5",
+        "--train.num-steps",
+        "4",
+        "--train.eval-every",
+        "2",
+        "--train.batch-size",
+        "8",
+        "--model.hidden",
+        "8",
+        "--objective.num-samples",
+        "50",
+        "--evaluation.num-importance-samples",
+        "3",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    assert train.main(arguments) == 0
+    bounds = [float(value) for value in column(tmp_path / "run", "validation_bound")]
+    elbos = [float(value) for value in column(tmp_path / "run", "train_elbo")]
+    # 784 nearly independent bits: fifty samples are worth more than a nat.
+    assert max(bounds) > max(elbos)
+
+
+def test_a_bound_that_is_not_finite_is_never_the_best():
+    best = fitting.Best(None, None, 0, 0)
+    for n, bound in enumerate([float("nan"), -100.0, -90.0, float("inf")]):
+        best = fitting._better(best, {"a": n}, bound, n)
+    assert best == fitting.Best({"a": 2}, -90.0, 2, 1)
 
 
 @pytest.mark.parametrize("script", [evaluate, sample, compare])

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import jax
 
 from vgm.errors import UserError
-from vgm.experiment.fitting import Progress, Reporter
+from vgm.experiment.reporter import Progress, Reporter
 
 T = TypeVar("T")
 
@@ -195,9 +195,9 @@ def _print_progress(news: Progress) -> None:
 
 
 def _status(row: Mapping[str, Any]) -> str:
-    parts = [f"ELBO {row['train_elbo']:.2f} nats"]
-    if row["validation_elbo"] is not None:
-        parts.append(f"validation {row['validation_elbo']:.2f}")
+    parts = [f"bound {row['train_bound']:.2f} nats"]
+    if row["validation_bound"] is not None:
+        parts.append(f"validation {row['validation_bound']:.2f}")
     if row["train_skipped"]:
         parts.append(f"{row['train_skipped']:.0f} non-finite steps skipped")
     parts.append(f"{row['steps_per_second']:.0f} steps/s")

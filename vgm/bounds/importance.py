@@ -52,17 +52,22 @@ def effective_sample_size(log_w: Float[Array, " samples"]) -> Scalar:
 
 
 class Accumulator(NamedTuple):
-    """Sums over importance weights, in logarithms; constant memory in K.
+    """Sums over importance weights, relative to the largest; constant memory in K.
+
+    Sums of exp(log_w - maximum) keep their digits where a running logarithm, at
+    -10,000 nats say, would drop every further weight below half its last digit.
 
     Attributes:
-        log_sum: log sum w.
-        log_sum_squares: log sum w^2.
+        maximum: Largest log weight so far.
+        sum_weights: sum exp(log_w - maximum).
+        sum_squares: sum exp(2 (log_w - maximum)).
         sum_log_w: sum log w, for the ELBO.
         num_samples: Number of weights.
     """
 
-    log_sum: Float[Array, "*batch"]
-    log_sum_squares: Float[Array, "*batch"]
+    maximum: Float[Array, "*batch"]
+    sum_weights: Float[Array, "*batch"]
+    sum_squares: Float[Array, "*batch"]
     sum_log_w: Float[Array, "*batch"]
     num_samples: Float[Array, ""]
 
@@ -74,10 +79,10 @@ def empty_accumulator(shape: tuple[int, ...]) -> Accumulator:
         shape: Batch shape of the weights to come.
 
     Returns:
-        Sums over nothing: log 0 and 0.
+        Sums over nothing.
     """
-    nothing = jnp.full(shape, -jnp.inf)
-    return Accumulator(nothing, nothing, jnp.zeros(shape), jnp.zeros(()))
+    zeros = jnp.zeros(shape)
+    return Accumulator(jnp.full(shape, -jnp.inf), zeros, zeros, zeros, jnp.zeros(()))
 
 
 def accumulate(
@@ -92,11 +97,15 @@ def accumulate(
     Returns:
         Sums including the new weights.
     """
+    maximum = jnp.maximum(accumulator.maximum, jnp.max(log_w, axis=0))
+    # Weights of 0 so far: subtract a finite shift, never -inf from -inf.
+    shift = jnp.where(jnp.isfinite(maximum), maximum, 0.0)
+    rescale = jnp.exp(accumulator.maximum - shift)
+    weights = jnp.exp(log_w - shift[None])
     return Accumulator(
-        jnp.logaddexp(accumulator.log_sum, jax.nn.logsumexp(log_w, axis=0)),
-        jnp.logaddexp(
-            accumulator.log_sum_squares, jax.nn.logsumexp(2.0 * log_w, axis=0)
-        ),
+        maximum,
+        accumulator.sum_weights * rescale + jnp.sum(weights, axis=0),
+        accumulator.sum_squares * rescale**2 + jnp.sum(weights**2, axis=0),
         accumulator.sum_log_w + jnp.sum(log_w, axis=0),
         accumulator.num_samples + log_w.shape[0],
     )
@@ -111,11 +120,12 @@ def log_evidence(accumulator: Accumulator) -> Float[Array, "*batch"]:
     Returns:
         log 1/K sum w.
     """
-    return accumulator.log_sum - jnp.log(accumulator.num_samples)
+    mean = accumulator.sum_weights / accumulator.num_samples
+    return accumulator.maximum + jnp.where(mean > 0.0, jnp.log(mean), 0.0)
 
 
 def effective_samples(accumulator: Accumulator) -> Float[Array, "*batch"]:
-    """Effective sample size of all accumulated weights.
+    """Effective sample size of all accumulated weights; 0 if every weight is 0.
 
     Args:
         accumulator: Sums over K weights.
@@ -123,7 +133,9 @@ def effective_samples(accumulator: Accumulator) -> Float[Array, "*batch"]:
     Returns:
         (sum w)^2 / sum w^2.
     """
-    return jnp.exp(2.0 * accumulator.log_sum - accumulator.log_sum_squares)
+    some = accumulator.sum_squares > 0.0
+    squares = jnp.where(some, accumulator.sum_squares, 1.0)
+    return jnp.where(some, accumulator.sum_weights**2 / squares, 0.0)
 
 
 def stream(

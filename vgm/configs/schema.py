@@ -247,7 +247,6 @@ _NOT_NEGATIVE = (
     "optimizer.weight-decay",
     "optimizer.clip-norm",
     "train.patience",
-    "seed",
 )
 _BELOW_ONE = ("model.dropout", "optimizer.b1", "optimizer.b2", "optimizer.ema-decay")
 _POSITIVE = ("optimizer.learning-rate", "optimizer.eps")
@@ -257,6 +256,7 @@ _CHECKS: tuple[Check, ...] = (
     *((name, lambda v: 0 <= v < float("inf"), "at least 0") for name in _NOT_NEGATIVE),
     *((name, lambda v: 0 <= v < 1, "at least 0 and below 1") for name in _BELOW_ONE),
     *((name, lambda v: 0 < v < float("inf"), "positive") for name in _POSITIVE),
+    ("seed", lambda v: 0 <= v < 2**63, "from 0 to 2^63 - 1"),
     ("model.hidden", lambda v: all(width >= 1 for width in v), "widths of at least 1"),
 )
 

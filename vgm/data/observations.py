@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vgm.data.arrays import Dataset, Split
+from vgm.data.arrays import Dataset
 from vgm.errors import UserError
 
 OBSERVATIONS = ("levels", "binary", "grey-bernoulli", "density")
@@ -59,16 +59,25 @@ def binarize_once(dataset: Dataset) -> Dataset:
     """
     if dataset.levels == 2:
         return dataset
-    generator = np.random.default_rng(STATIC_SEED)
-    top = dataset.levels - 1
+    held_out = dataset.validation
+    train = dataset.train.x
+    every = train if held_out is None else np.concatenate([train, held_out.x])
+    # How many training examples are held out changes no bit, least of all in test.
+    bits = _draw_bits(every, dataset.levels, stream=0)
+    validation = held_out and held_out._replace(x=bits[len(train) :])
+    test = _draw_bits(dataset.test.x, dataset.levels, stream=1)
+    return Dataset(
+        dataset.train._replace(x=bits[: len(train)]),
+        validation,
+        dataset.test._replace(x=test),
+        levels=2,
+    )
 
-    def draw(split: Split) -> Split:
-        uniform = generator.random(split.x.shape, np.float32)
-        return split._replace(x=(uniform * top < split.x).astype(np.uint8))
 
-    train, test = draw(dataset.train), draw(dataset.test)
-    validation = None if dataset.validation is None else draw(dataset.validation)
-    return Dataset(train, validation, test, levels=2)
+def _draw_bits(x: np.ndarray, levels: int, *, stream: int) -> np.ndarray:
+    generator = np.random.default_rng([STATIC_SEED, stream])
+    uniform = generator.random(x.shape, np.float32)
+    return (uniform * (levels - 1) < x).astype(np.uint8)
 
 
 def observer(

@@ -231,6 +231,12 @@ def _load_npz(path: Path) -> Dataset:
     x = {split: arrays[f"x_{split}"] for split in ("train", "test")}
     if "x_valid" in arrays:
         x["valid"] = arrays["x_valid"]
+    empty = [name for name, array in x.items() if array.ndim < 2 or not array.size]
+    if empty:
+        raise UserError(
+            f"{path}: x_{empty[0]} must be an array of examples with at least one "
+            "number each; got an empty or flat one"
+        )
     kinds = {split: array.dtype.kind for split, array in x.items()}
     shapes = {split: array.shape[1:] for split, array in x.items()}
     if len(set(shapes.values())) > 1 or len(set(kinds.values())) > 1:
@@ -253,9 +259,12 @@ def _load_npz(path: Path) -> Dataset:
 def _npz_levels(
     path: Path, arrays: dict[str, np.ndarray], x: dict[str, np.ndarray]
 ) -> int:
-    levels = int(arrays["levels"]) if "levels" in arrays else 256
     lowest = min(int(array.min()) for array in x.values())
     highest = max(int(array.max()) for array in x.values())
+    stated = arrays.get("levels", np.asarray(2 if highest <= 1 else 256))
+    if stated.size != 1 or stated.dtype.kind not in "ui" or stated.item() < 2:
+        raise UserError(f"{path}: levels must be one integer of at least 2")
+    levels = int(stated.item())
     if lowest < 0 or highest >= levels:
         raise UserError(
             f"{path}: levels run from {lowest} to {highest}, outside 0 .. "

@@ -68,12 +68,12 @@ def save_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     figure = _figure(11.0, 3.8)
     left, right = figure.subplots(1, 2)
     for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
-        _line(left, rows, f"{split}_elbo", split, colour)
+        _line(left, rows, f"{split}_bound", split, colour)
     for term, colour in zip(
         TERMS[1:], ("tab:green", "tab:red", "tab:purple"), strict=True
     ):
         _line(right, rows, f"train_{term}", term.replace("_", " "), colour)
-    left.set_title("ELBO (greater is better)")
+    left.set_title("Bound (greater is better)")
     right.set_title("Terms of the ELBO, training")
     for axis in (left, right):
         axis.set_xlabel("step")
@@ -94,12 +94,12 @@ def _line(
 
 def _zoom(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     """Cut the steep start off: from the first tenth's end, a little below."""
-    names = ("train_elbo", "validation_elbo")
+    names = ("train_bound", "validation_bound")
     values = [
         row[name]
         for row in rows[len(rows) // 10 :]
         for name in names
-        if row.get(name) is not None
+        if row.get(name) is not None and np.isfinite(row[name])
     ]
     if len(values) > 2:
         low, high = min(values), max(values)

@@ -107,27 +107,77 @@ def example_terms(
     Returns:
         Terms, one value an example, in nats.
     """
-    key_observe, key_draws = jax.random.split(key)
-    x = observe(key_observe, data.x)
 
-    def one_batch(inputs: tuple[PRNGKey, Any, Condition]) -> ElboTerms:
-        key, x, condition = inputs
-
+    def one_batch(key: PRNGKey, x: Any, condition: Condition) -> ElboTerms:
         def draw(key: PRNGKey) -> ElboTerms:
             return model.elbo_terms(key, params, x, condition)
 
         draws = jax.vmap(draw)(jax.random.split(key, num_samples))
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), draws)
 
+    return _map_batches(one_batch, key, data, observe, batch_size)
+
+
+def example_bounds(
+    key: PRNGKey,
+    params: Params,
+    data: Batch,
+    *,
+    model: GenerativeModel,
+    observe: Observe,
+    batch_size: int,
+    num_samples: int,
+) -> Float[Array, " batch"]:
+    """One draw of every example's K-sample bound; compile with ``jit``.
+
+    Args:
+        key: Random key; with the same key, the same draws.
+        params: Parameters.
+        data: Stored examples.
+        model: Model.
+        observe: Maps stored values to observations.
+        batch_size: Examples at once.
+        num_samples: K.
+
+    Returns:
+        Bounds, one an example, in nats.
+    """
+
+    def one_batch(key: PRNGKey, x: Any, condition: Condition) -> Any:
+        sums = batch_evidence(
+            key,
+            params,
+            x,
+            condition,
+            model=model,
+            num_samples=num_samples,
+            chunk_size=min(num_samples, 4),
+        )
+        return importance.log_evidence(sums)
+
+    return _map_batches(one_batch, key, data, observe, batch_size)
+
+
+def _map_batches(
+    one_batch: Callable[[PRNGKey, Any, Condition], Any],
+    key: PRNGKey,
+    data: Batch,
+    observe: Observe,
+    batch_size: int,
+) -> Any:
+    """Results of ``one_batch`` for every example, in order."""
+    key_observe, key_draws = jax.random.split(key)
+    x = observe(key_observe, data.x)
     num_examples = len(data.weight)
     num_batches = -(-num_examples // batch_size)
-    # The last batch is filled up with first examples, whose terms are cut off again.
+    # The last batch is filled up with first examples, whose results are cut off again.
     index = jnp.arange(num_batches * batch_size) % num_examples
     index = index.reshape(num_batches, batch_size)
     batched = jax.tree.map(lambda leaf: leaf[index], (x, data.condition))
-    terms = jax.lax.map(one_batch, (jax.random.split(key_draws, num_batches), *batched))
+    keys = jax.random.split(key_draws, num_batches)
+    results = jax.lax.map(lambda inputs: one_batch(*inputs), (keys, *batched))
     return jax.tree.map(
-        lambda leaf: leaf.reshape(index.size, *leaf.shape[2:])[:num_examples], terms
+        lambda leaf: leaf.reshape(index.size, *leaf.shape[2:])[:num_examples], results
     )
 
 

@@ -9,8 +9,8 @@ from vgm.experiment import pictures as pictures
 from vgm.experiment import results as results
 from vgm.experiment import setup as setup
 from vgm.experiment.directory import load as load
-from vgm.experiment.fitting import Progress as Progress
-from vgm.experiment.fitting import Reporter as Reporter
+from vgm.experiment.reporter import Progress as Progress
+from vgm.experiment.reporter import Reporter as Reporter
 from vgm.experiment.results import evaluate as evaluate
 from vgm.experiment.setup import Experiment as Experiment
 from vgm.experiment.setup import prepare as prepare
@@ -34,6 +34,7 @@ def run(config: configs.Config, reporter: Reporter | None = None) -> dict[str, A
     run_dir = directory.claim(config)
     if not (run_dir / "config.json").exists():
         directory.write_config(run_dir, config, experiment.form)
+    directory.require_same_data(run_dir, experiment.form)
     finished = run_dir / "result.json"
     if finished.exists():
         reporter.say(f"{run_dir} is finished already; its result is unchanged")

@@ -74,7 +74,12 @@ def claim(config: configs.Config) -> Path:
                 f"--resume: {run_dir} was made with another {', '.join(changed)}; give "
                 "the same flags, or another --run-dir"
             )
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--run-dir {run_dir} cannot be made ({error.strerror}); give another"
+        ) from error
     return run_dir
 
 
@@ -99,7 +104,7 @@ def load(run: str | Path) -> tuple[GenerativeModel, Params]:
         return model, checkpoints.restore_params(run_dir / "checkpoints", abstract)
     except FileNotFoundError as error:
         raise UserError(
-            f"{run_dir} has no checkpoint yet; train it further with --resume"
+            f"{run_dir} has no readable checkpoint; train it further with --resume"
         ) from error
 
 
@@ -134,18 +139,16 @@ def read_config(run_dir: Path) -> tuple[configs.Config, DataForm]:
     path = run_dir / "config.json"
     try:
         content = json.loads(path.read_text())
-        form = content["data_form"]
         config = configs.from_dict(content["config"])
-    except FileNotFoundError as error:
+        form = DataForm(**content["data_form"])
+        return config, form._replace(event_shape=tuple(form.event_shape))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{run_dir} holds no run (no config.json); give a folder made by "
             "scripts/train.py"
         ) from error
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); train again") from error
-    return config, DataForm(
-        tuple(form["event_shape"]), form["levels"], form["num_classes"]
-    )
 
 
 def read_result(run_dir: Path) -> dict[str, Any]:
@@ -161,13 +164,13 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         UserError: If the run is not finished or the file damaged.
     """
     try:
-        return json.loads((run_dir / "result.json").read_text())
-    except FileNotFoundError as error:
+        return dict(json.loads((run_dir / "result.json").read_text()))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{run_dir} has no result.json; finish the run: scripts/train.py ... "
             f"--run-dir {run_dir} --resume"
         ) from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
         raise UserError(f"{run_dir}/result.json is damaged; train again") from error
 
 
@@ -245,6 +248,41 @@ def read_rows(path: Path, *, last_step: int) -> list[dict[str, Any]]:
         ]
     numbered = [{**row, "step": int(row["step"] or 0)} for row in rows]
     return [row for row in numbered if row["step"] <= last_step]
+
+
+def require_new_file(path: Path, flag: str) -> None:
+    """Check that a file can be written without overwriting anything.
+
+    Args:
+        path: File.
+        flag: Flag that named it.
+
+    Raises:
+        UserError: If it exists or its folder does not.
+    """
+    if path.exists():
+        raise UserError(f"{flag} {path} exists; give another file")
+    if not path.parent.is_dir():
+        raise UserError(f"{flag} {path}: the folder {path.parent} does not exist")
+
+
+def require_same_data(run_dir: Path, now: DataForm) -> None:
+    """Check that the data at hand are those of a run.
+
+    Args:
+        run_dir: Folder of the run.
+        now: Form of the data at hand.
+
+    Raises:
+        UserError: If they differ.
+    """
+    _, then = read_config(run_dir)
+    for name, before, after in zip(DataForm._fields, then, now, strict=True):
+        if before != after:
+            raise UserError(
+                f"data.path: {run_dir} was made with other data ({name} {before} "
+                f"before, {after} now); give the same data"
+            )
 
 
 def versions() -> dict[str, str]:

@@ -8,44 +8,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vgm import configs
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
 from vgm.experiment import directory, setup
+from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
 from vgm.models import GenerativeModel, LatentVariableModel
 from vgm.training import checkpoints, loop, objective, optimizers, sharding
 from vgm.training.step import StepMetrics, TrainState, init_state, train_step
 from vgm.types import Batch, Params, PRNGKey
-
-
-class Progress(NamedTuple):
-    """What a person waiting wants to know.
-
-    Attributes:
-        stage: "train" or "evaluate".
-        done: Steps or examples done.
-        total: Steps or examples in all.
-        row: The newest row of metrics, while training.
-    """
-
-    stage: str
-    done: int
-    total: int
-    row: dict[str, Any] | None = None
-
-
-class Reporter(NamedTuple):
-    """Where a run talks to; silent by default.
-
-    Attributes:
-        say: Takes one line.
-        progress: Takes progress.
-    """
-
-    say: Callable[[str], None] = lambda line: None
-    progress: Callable[[Progress], None] = lambda progress: None
 
 
 class Best(NamedTuple):
@@ -95,7 +69,7 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
         UserError: If training diverges, or the batch does not divide over the devices.
     """
     config = experiment.config
-    _, key_train, key_validation, _ = setup.run_keys(config)
+    keys = setup.run_keys(config)
     mesh = sharding.data_mesh()
     sharding.require_divisible(config.train.batch_size, mesh)
     stored = setup.stored_batch(
@@ -109,7 +83,7 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
         batch_size=config.train.batch_size,
         mesh=mesh,
     )
-    validate = _validation(experiment, mesh, key_validation)
+    validate = _validation(experiment, mesh, keys.validation)
     events = _event_writer(run_dir)
     with checkpoints.open_manager(run_dir / "checkpoints") as manager:
         fit = _start(experiment, run_dir, manager, optimizer, train_data, reporter)
@@ -118,7 +92,7 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
             start = time.perf_counter()
             stop = min(step + config.train.eval_every, num_steps)
             state, metrics = run_steps(
-                key_train, fit.state, train_data, jnp.int32(stop)
+                keys.train, fit.state, train_data, jnp.int32(stop)
             )
             _require_progress(metrics, stop - step, stop)
             # Donation hands the state's buffers to the next dispatch: keep a copy.
@@ -152,7 +126,7 @@ def _start(
     reporter: Reporter,
 ) -> Fit:
     """The newest readable checkpoint, or fresh parameters."""
-    key_init = setup.run_keys(experiment.config)[0]
+    key_init = setup.run_keys(experiment.config).init
     mesh = sharding.data_mesh()
     init = jax.jit(functools.partial(_init, experiment, optimizer))
     abstract = jax.eval_shape(init, key_init, train_data)
@@ -282,13 +256,26 @@ def _validation(
         return lambda params: None
     stored = setup.stored_batch(split, conditional=config.model.conditional)
     stored = sharding.replicate(stored, mesh)
+    settings: dict[str, Any] = {
+        "model": experiment.model,
+        "observe": experiment.observe,
+        "batch_size": min(config.evaluation.batch_size, len(split.x)),
+    }
+    # A model is chosen by the bound that it is trained with.
+    if config.objective.name == "iwae":
+        bounds = jax.jit(
+            functools.partial(
+                likelihood.example_bounds,
+                num_samples=config.objective.num_samples,
+                **settings,
+            )
+        )
+        return lambda params: likelihood.estimate(bounds(key, params, stored)).mean
     terms = jax.jit(
         functools.partial(
             likelihood.example_terms,
-            model=experiment.model,
-            observe=experiment.observe,
-            batch_size=min(config.evaluation.batch_size, len(split.x)),
             num_samples=config.evaluation.num_elbo_samples,
+            **settings,
         )
     )
     return lambda params: likelihood.estimate(terms(key, params, stored).elbo).mean
@@ -297,6 +284,9 @@ def _validation(
 def _better(best: Best, params: Params, bound: float | None, step: int) -> Best:
     if bound is None:
         return Best(params, None, step, 0)
+    if not np.isfinite(bound):
+        kept = params if best.params is None else best.params
+        return best._replace(params=kept, stale=best.stale + 1)
     if best.bound is None or bound > best.bound:
         return Best(params, bound, step, 0)
     return best._replace(stale=best.stale + 1)
@@ -319,10 +309,10 @@ def _row(
     metrics: StepMetrics, bound: float | None, step: int, rate: float
 ) -> dict[str, Any]:
     values = jax.device_get(metrics)._asdict()
-    row: dict[str, Any] = {"step": step}
+    row: dict[str, Any] = {"step": step, "train_bound": -float(values["loss"])}
     for name, value in values.items():
         row[f"train_{name}"] = float(value)
-    return {**row, "validation_elbo": bound, "steps_per_second": rate}
+    return {**row, "validation_bound": bound, "steps_per_second": rate}
 
 
 def _event_writer(run_dir: Path) -> Any:

@@ -37,7 +37,7 @@ def draw_figures(
     shape = experiment.form.event_shape
     if len(shape) != 3 or shape[-1] not in (1, 3):
         return drawn
-    _, _, _, key = setup.run_keys(experiment.config)
+    key = setup.run_keys(experiment.config).figures
     key_sample, key_reconstruct, key_observe = jax.random.split(key, 3)
     top = figure_top(experiment.config.data.observation, experiment.form.levels)
     samples = run_dir / "samples.png"

@@ -12,7 +12,8 @@ from vgm import configs, evaluation
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
 from vgm.experiment import directory, pictures, setup
-from vgm.experiment.fitting import Fit, Progress, Reporter
+from vgm.experiment.fitting import Fit
+from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
 from vgm.models import LatentVariableModel
 from vgm.types import Batch, Params, PRNGKey
@@ -50,7 +51,7 @@ def evaluate(
     stored = jax.device_put(
         setup.stored_batch(examples, conditional=config.model.conditional)
     )
-    key = setup.run_keys(config)[3]
+    key = setup.run_keys(config).test
     spec, count = config.evaluation, len(examples.x)
     terms = jax.jit(
         functools.partial(
@@ -88,7 +89,8 @@ def evaluate(
 def _baseline(experiment: Experiment, key: PRNGKey, stored: Batch) -> Any:
     # The same observations of the split as in its likelihoods: the first key of two.
     observe, config = experiment.observe, experiment.config
-    key_observe, key_train = jax.random.split(key)
+    key_observe, _ = jax.random.split(key)
+    key_train = setup.run_keys(config).baseline
     train = observe(key_train, jnp.asarray(experiment.dataset.train.x))
     return likelihood.independent_baseline(
         train,
@@ -171,15 +173,16 @@ def report(
         "data": config.data.name,
         "observation": config.data.observation,
         "binarization": _binarization(experiment),
+        "test_digest": experiment.form.test_digest,
         **numbers,
         "objective": f"{config.objective.name}-{config.objective.num_samples}",
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
-        "train_steps": rows[-1]["step"],
+        "train_steps": int(fit.state.step),
         "selected_step": best.step,
-        "validation_elbo_nats": best.bound,
+        "validation_bound_nats": best.bound,
         "train_seconds": fit.seconds,
         # The first dispatch compiles: the median of the rest is the rate.
-        "steps_per_second": float(np.median(rates[1:] or rates)),
+        "steps_per_second": float(np.median(rates[1:] or rates or [0.0])),
         "seed": config.seed,
         "versions": directory.versions(),
     }
@@ -201,7 +204,26 @@ def report(
 def _binarization(experiment: Experiment) -> str | None:
     if experiment.config.data.observation != "binary":
         return None
-    return experiment.config.data.binarization
+    # Data stored as bits are static, whatever the flag.
+    return (
+        experiment.config.data.binarization if experiment.form.levels > 2 else "static"
+    )
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number for people; a dash for none.
+
+    >>> number(1.256, 2), number(None, 2)
+    ('1.26', '-')
+
+    Args:
+        value: Number, or None.
+        digits: Digits after the point.
+
+    Returns:
+        Its text.
+    """
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -216,34 +238,35 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     examples = f"{result['num_examples']} {result['split']} examples"
     draws = f"{result['num_elbo_samples']} draws each"
     k = result["num_importance_samples"]
+
+    def measured(name: str, digits: int) -> str:
+        value, stderr = result[f"{name}_nats"], result[f"{name}_stderr"]
+        return f"{number(value, digits)} ± {number(stderr, digits)} nats"
+
+    ess = number(result["median_effective_samples"], 1)
     table = [
-        (
-            "ELBO",
-            f"{result['elbo_nats']:.2f} ± {result['elbo_stderr']:.2f} nats",
-            f"{examples}, {draws}",
-        ),
-        ("  reconstruction", f"{result['reconstruction_nats']:.2f} nats", ""),
-        ("  prior matching", f"{result['prior_matching_nats']:.2f} nats", ""),
+        ("ELBO", measured("elbo", 2), f"{examples}, {draws}"),
+        ("  reconstruction", f"{number(result['reconstruction_nats'], 2)} nats", ""),
+        ("  prior matching", f"{number(result['prior_matching_nats'], 2)} nats", ""),
         (
             f"evidence, {k} samples",
-            f"{result['log_evidence_nats']:.2f} ± {result['log_evidence_stderr']:.2f} "
-            "nats",
-            f"lower bound on log p(x); median effective sample size "
-            f"{result['median_effective_samples']:.1f}",
+            measured("log_evidence", 2),
+            f"lower bound on log p(x); median effective sample size {ess}",
         ),
     ]
     if result["bits_per_dim"] is not None:
+        bits, stderr = result["bits_per_dim"], result["bits_per_dim_stderr"]
         table.append(
             (
                 "bits/dim",
-                f"{result['bits_per_dim']:.3f} ± {result['bits_per_dim_stderr']:.3f}",
+                f"{number(bits, 3)} ± {number(stderr, 3)}",
                 "from the evidence",
             )
         )
         table.append(
             (
                 "bits/dim of the baseline",
-                f"{result['baseline_bits_per_dim']:.3f}",
+                f"{number(result['baseline_bits_per_dim'], 3)}",
                 "independent pixels fitted to the training split",
             )
         )
@@ -251,7 +274,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         table.append(
             (
                 "baseline",
-                f"{result['baseline_nats']:.2f} nats",
+                f"{number(result['baseline_nats'], 2)} nats",
                 "independent pixels fitted to the training split",
             )
         )
@@ -264,7 +287,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         table.append(
             (
                 "training",
-                f"{result['train_seconds']:.1f} s",
+                f"{number(result['train_seconds'], 1)} s",
                 f"{steps} steps, {rate:.0f} a second; parameters of step "
                 f"{result['selected_step']}",
             )

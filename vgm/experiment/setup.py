@@ -1,5 +1,6 @@
 """From a configuration to data, model and keys."""
 
+import hashlib
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +20,13 @@ class DataForm(NamedTuple):
         event_shape: Shape of one example.
         levels: Number of integer levels; 0 for reals.
         num_classes: Number of labels; 0 without.
+        test_digest: Hash of the test examples as they are stored, in any order.
     """
 
     event_shape: tuple[int, ...]
     levels: int
     num_classes: int
+    test_digest: str
 
 
 class Experiment(NamedTuple):
@@ -65,6 +68,13 @@ def prepare(config: configs.Config) -> Experiment:
         dataset = observations.binarize_once(dataset)
     form = data_form(dataset)
     model = build_model(config, form)
+    if config.model.conditional:
+        _require_labels(dataset, form.num_classes)
+    if config.train.patience and dataset.validation is None:
+        raise UserError(
+            "train.patience needs a validation split to judge by; give "
+            "--data.num-validation, or --train.patience 0"
+        )
     return Experiment(config, form, dataset, model, observer(config, form))
 
 
@@ -79,7 +89,27 @@ def data_form(dataset: data.Dataset) -> DataForm:
     """
     labels = dataset.train.labels
     num_classes = 0 if labels is None else int(labels.max()) + 1
-    return DataForm(tuple(dataset.train.x.shape[1:]), dataset.levels, num_classes)
+    shape = tuple(dataset.train.x.shape[1:])
+    return DataForm(shape, dataset.levels, num_classes, _digest(dataset.test.x))
+
+
+def _digest(x: np.ndarray) -> str:
+    rows = np.ascontiguousarray(x).reshape(len(x), -1)
+    whole = rows.view(f"V{rows.shape[1] * rows.itemsize}").ravel()
+    return hashlib.sha256(np.sort(whole).tobytes()).hexdigest()[:16]
+
+
+def _require_labels(dataset: data.Dataset, num_classes: int) -> None:
+    for name in ("train", "validation", "test"):
+        split = getattr(dataset, name)
+        if split is None:
+            continue
+        labels = split.labels
+        if labels is None or labels.min() < 0 or labels.max() >= num_classes:
+            raise UserError(
+                f"model.conditional needs labels 0 .. {num_classes - 1} on every "
+                f"example; the {name} split has others or none"
+            )
 
 
 def build_model(config: configs.Config, form: DataForm) -> GenerativeModel:
@@ -189,16 +219,33 @@ def abstract_params(
     return jax.eval_shape(init, jax.random.key(0), Batch(x, label, weight))
 
 
-def run_keys(config: configs.Config) -> tuple[PRNGKey, PRNGKey, PRNGKey, PRNGKey]:
-    """The keys of a run: initialisation, training, validation, test and figures.
+class RunKeys(NamedTuple):
+    """The keys of a run, one for each purpose.
+
+    Attributes:
+        init: Initialisation.
+        train: Order of the examples and noise of the steps.
+        validation: Draws on validation.
+        test: Draws on test.
+        baseline: Observation of the baseline's training examples.
+        figures: Samples and reconstructions shown.
+    """
+
+    init: PRNGKey
+    train: PRNGKey
+    validation: PRNGKey
+    test: PRNGKey
+    baseline: PRNGKey
+    figures: PRNGKey
+
+
+def run_keys(config: configs.Config) -> RunKeys:
+    """The keys of a run.
 
     Args:
         config: Configuration.
 
     Returns:
-        Four keys.
+        A key for each purpose.
     """
-    key_init, key_train, key_validation, key_test = jax.random.split(
-        jax.random.key(config.seed), 4
-    )
-    return key_init, key_train, key_validation, key_test
+    return RunKeys(*jax.random.split(jax.random.key(config.seed), 6))

@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 INITIALIZERS = {
     "lecun_normal": nn.initializers.lecun_normal(),
     "glorot_uniform": nn.initializers.glorot_uniform(),
+    "zeros": nn.initializers.zeros,
 }
 
 Vectors = Float[Array, "batch _"]
@@ -39,6 +40,8 @@ class MLP(nn.Module):
     Attributes:
         hidden: Widths of the hidden layers.
         num_outputs: Width of the linear layer.
+        output_init: A name of ``INITIALIZERS``, for the linear layer; with zeros a
+            decoder starts at its output bias, the fit of each coordinate alone.
         activation: A name of ``ACTIVATIONS``.
         kernel_init: A name of ``INITIALIZERS``.
         dropout: Probability of dropping a hidden unit while training.
@@ -47,6 +50,7 @@ class MLP(nn.Module):
 
     hidden: tuple[int, ...]
     num_outputs: int
+    output_init: str
     activation: str = "relu"
     kernel_init: str = "lecun_normal"
     dropout: float = 0.0
@@ -61,7 +65,9 @@ class MLP(nn.Module):
             x = ACTIVATIONS[self.activation](x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(
-            self.num_outputs, kernel_init=kernel_init, use_bias=self.use_output_bias
+            self.num_outputs,
+            kernel_init=INITIALIZERS[self.output_init],
+            use_bias=self.use_output_bias,
         )(x)
 
 
@@ -163,7 +169,12 @@ class ConvDecoder(nn.Module):
         x = act(self.stem(_join(z, condition), train=train))
         x = x.reshape(len(z), height // 4, width // 4, 2 * self.channels)
         x = act(nn.ConvTranspose(self.channels, (4, 4), strides=(2, 2))(x))
-        last = nn.ConvTranspose(math.prod(outputs), (4, 4), strides=(2, 2))
+        last = nn.ConvTranspose(
+            math.prod(outputs),
+            (4, 4),
+            strides=(2, 2),
+            kernel_init=INITIALIZERS["zeros"],
+        )
         return last(x).reshape(len(z), *self.output_shape)
 
 

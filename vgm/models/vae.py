@@ -265,9 +265,13 @@ def mlp(
         "kernel_init": kernel_init,
         "dropout": dropout,
     }
-    encoder = networks.MLP(hidden, 2 * latent_dim, **shared)
+    encoder = networks.MLP(hidden, 2 * latent_dim, kernel_init, **shared)
     decoder = networks.MLP(
-        hidden[::-1], math.prod(output_shape), use_output_bias=False, **shared
+        hidden[::-1],
+        math.prod(output_shape),
+        "zeros",
+        use_output_bias=False,
+        **shared,
     )
     return VAE(
         networks.MLPEncoder(encoder),
@@ -310,8 +314,9 @@ def conv(
     family = likelihoods.likelihood(likelihood, levels=levels)
     height, width, image_channels = event_shape
     smallest = (height // 4) * (width // 4) * 2 * channels
-    head = networks.MLP(hidden, 2 * latent_dim, activation, dropout=dropout)
-    stem = networks.MLP(hidden[::-1], smallest, activation, dropout=dropout)
+    shared = {"activation": activation, "dropout": dropout}
+    head = networks.MLP(hidden, 2 * latent_dim, "lecun_normal", **shared)
+    stem = networks.MLP(hidden[::-1], smallest, "lecun_normal", **shared)
     output_shape = (height, width, image_channels, family.num_outputs)
     return VAE(
         networks.ConvEncoder(channels, head, activation),

@@ -116,7 +116,7 @@ def restore_latest(
 
 
 def restore_params(directory: Path, abstract_params: Params) -> Params:
-    """The parameters of the newest checkpoint, as host arrays.
+    """The parameters of the newest readable checkpoint, as host arrays.
 
     Args:
         directory: Folder of checkpoints.
@@ -126,14 +126,19 @@ def restore_params(directory: Path, abstract_params: Params) -> Params:
         The parameters as NumPy arrays, whatever devices they were saved from.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint.
+        FileNotFoundError: If there is none.
     """
+    restore = ocp.args.Composite(
+        params=ocp.args.StandardRestore(_host_like(abstract_params))
+    )
     with ocp.CheckpointManager(directory.resolve()) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise FileNotFoundError(f"no checkpoint in {directory}")
-        restore = ocp.args.StandardRestore(_host_like(abstract_params))
-        return manager.restore(step, args=ocp.args.Composite(params=restore))["params"]
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                return manager.restore(step, args=restore)["params"]
+            # As in restore_latest: a damaged one is of no use, whatever it raises.
+            except Exception:
+                continue
+    raise FileNotFoundError(f"no readable checkpoint in {directory}")
 
 
 def _host_like(tree: Any) -> Any:
