@@ -61,6 +61,8 @@ def vae_case(key, likelihood, *, conditional=False, architecture="mlp"):
         for k, leaf in zip(keys, leaves, strict=True)
     ]
     params = jax.tree.unflatten(structure, noisy)
+    # q not far from the prior: weights with a small variance.
+    params["encoder"] = jax.tree.map(lambda leaf: 0.3 * leaf, params["encoder"])
     evidence = jax.jit(
         functools.partial(grid_log_evidence, model, params, condition=condition)
     )

