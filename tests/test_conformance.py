@@ -73,15 +73,18 @@ def vae_case(key, likelihood, *, conditional=False, architecture="mlp"):
     "likelihood", ["bernoulli", "categorical", "discretized_logistic", "normal"]
 )
 def test_vae(key, likelihood):
-    conformance.check(vae_case(key, likelihood), key)
+    ran = conformance.check(vae_case(key, likelihood), key)
+    assert ran == conformance.LATENT_VARIABLE_MODEL
 
 
 def test_conditional_vae(key):
-    conformance.check(vae_case(key, "bernoulli", conditional=True), key)
+    ran = conformance.check(vae_case(key, "bernoulli", conditional=True), key)
+    assert ran == conformance.LATENT_VARIABLE_MODEL
 
 
 def test_convolutional_vae(key):
-    conformance.check(vae_case(key, "bernoulli", architecture="conv"), key)
+    ran = conformance.check(vae_case(key, "bernoulli", architecture="conv"), key)
+    assert ran == conformance.LATENT_VARIABLE_MODEL
 
 
 def linear_case(key):
@@ -107,7 +110,7 @@ def test_linear_vae_against_the_oracle(key):
     model, params, x, oracle = linear_case(key)
     evidence = jax.vmap(functools.partial(linear_gaussian.log_evidence, oracle))
     case = conformance.Case(model, params, x, None, evidence, 40_000)
-    conformance.check(case, key)
+    assert conformance.check(case, key) == conformance.LATENT_VARIABLE_MODEL
 
 
 def test_linear_vae_with_the_exact_encoder_has_constant_weights(x64, key):
@@ -137,7 +140,10 @@ def test_miniature_flow(key):
     x = 0.5 + 2.0 * jax.random.normal(key, (6, 3))
     params = model.init(key, x)
     evidence = jax.jit(jax.vmap(functools.partial(model.log_evidence, params)))
-    conformance.check(conformance.Case(model, params, x, None, evidence, 100), key)
+    ran = conformance.check(
+        conformance.Case(model, params, x, None, evidence, 100), key
+    )
+    assert ran == conformance.ANY_MODEL
     # A flow's weight is log p(x), whatever the key.
     chex.assert_trees_all_close(
         model.log_weight(key, params, x), evidence(x), rtol=1e-6
@@ -152,7 +158,8 @@ def test_miniature_diffusion(key, num_steps):
     x = 0.7 * jax.random.normal(key, (6, 2))
     params = model.init(key, x)
     evidence = jax.jit(jax.vmap(functools.partial(model.log_evidence, params)))
-    conformance.check(conformance.Case(model, params, x, None, evidence), key)
+    ran = conformance.check(conformance.Case(model, params, x, None, evidence), key)
+    assert ran == conformance.ANY_MODEL
     terms = model.elbo_terms(key, params, x)
     chex.assert_shape(terms.denoising_matching, (6, num_steps))
 

@@ -61,14 +61,12 @@ class Accumulator(NamedTuple):
         maximum: Largest log weight so far.
         sum_weights: sum exp(log_w - maximum).
         sum_squares: sum exp(2 (log_w - maximum)).
-        sum_log_w: sum log w, for the ELBO.
         num_samples: Number of weights.
     """
 
     maximum: Float[Array, "*batch"]
     sum_weights: Float[Array, "*batch"]
     sum_squares: Float[Array, "*batch"]
-    sum_log_w: Float[Array, "*batch"]
     num_samples: Float[Array, ""]
 
 
@@ -82,7 +80,7 @@ def empty_accumulator(shape: tuple[int, ...]) -> Accumulator:
         Sums over nothing.
     """
     zeros = jnp.zeros(shape)
-    return Accumulator(jnp.full(shape, -jnp.inf), zeros, zeros, zeros, jnp.zeros(()))
+    return Accumulator(jnp.full(shape, -jnp.inf), zeros, zeros, jnp.zeros(()))
 
 
 def accumulate(
@@ -106,7 +104,6 @@ def accumulate(
         maximum,
         accumulator.sum_weights * rescale + jnp.sum(weights, axis=0),
         accumulator.sum_squares * rescale**2 + jnp.sum(weights**2, axis=0),
-        accumulator.sum_log_w + jnp.sum(log_w, axis=0),
         accumulator.num_samples + log_w.shape[0],
     )
 

@@ -12,7 +12,11 @@ from jaxtyping import Array, Float
 from vgm.bounds import importance
 from vgm.bounds.elbo import ElboTerms
 from vgm.models import likelihoods
-from vgm.models.protocol import GenerativeModel, LatentVariableModel
+from vgm.models.protocol import (
+    GenerativeModel,
+    LatentVariableModel,
+    log_weight_given,
+)
 from vgm.types import Batch, Condition, Params, PRNGKey
 
 Observe = Callable[[PRNGKey, Any], Any]
@@ -207,17 +211,13 @@ def batch_evidence(
     Returns:
         Sums over the weights.
     """
-    log_weight = functools.partial(
-        model.log_weight, params=params, x=x, condition=condition
-    )
+    given: dict[str, Any] = {"params": params, "x": x, "condition": condition}
+    log_weight = functools.partial(model.log_weight, **given)
     if isinstance(model, LatentVariableModel):
-        encoding = model.encode(params, x, condition)
-
-        def log_weight(key: PRNGKey) -> Float[Array, " batch"]:
-            z = model.propose(key, params, encoding)
-            log_joint = model.log_joint(params, x, z, condition)
-            return log_joint - model.log_posterior(params, encoding, z)
-
+        encoding = model.encode(**given)
+        log_weight = functools.partial(
+            log_weight_given, model=model, encoding=encoding, **given
+        )
     return importance.stream(
         key, log_weight, num_samples=num_samples, chunk_size=chunk_size
     )

@@ -99,3 +99,29 @@ class Reconstructing(Protocol):
     ) -> Any:
         """The mean of p(x | z) at the latents that ``sample`` draws from this key."""
         ...
+
+
+def log_weight_given(
+    key: PRNGKey,
+    model: LatentVariableModel,
+    params: Params,
+    x: Any,
+    encoding: Encoding,
+    condition: Condition = None,
+) -> Float[Array, " batch"]:
+    """Log p(x, z) - log q(z | x) at one z ~ q(z | x), its encoding computed before.
+
+    Args:
+        key: Random key, used once.
+        model: Model.
+        params: Parameters.
+        x: Observations.
+        encoding: What ``model.encode`` made of x.
+        condition: What x is conditioned on.
+
+    Returns:
+        One log importance weight an example, in nats (Burda et al. 2016, eq. 8).
+    """
+    z = model.propose(key, params, encoding)
+    log_joint = model.log_joint(params, x, z, condition)
+    return log_joint - model.log_posterior(params, encoding, z)

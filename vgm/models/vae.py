@@ -22,6 +22,7 @@ from vgm.densities import normal
 from vgm.divergences import kl_standard_normal
 from vgm.errors import UserError
 from vgm.models import likelihoods, networks
+from vgm.models.protocol import log_weight_given
 from vgm.types import Condition, Params, PRNGKey
 
 
@@ -171,9 +172,7 @@ class VAE:
     ) -> Float[Array, " batch"]:
         """Log p(x, z) - log q(z | x) at one z ~ q(z | x)."""
         encoding = self.encode(params, x, condition)
-        z = self.propose(key, params, encoding)
-        log_joint = self.log_joint(params, x, z, condition)
-        return log_joint - self.log_posterior(params, encoding, z)
+        return log_weight_given(key, self, params, x, encoding, condition)
 
     def sample(
         self,

@@ -13,7 +13,11 @@ from jaxtyping import Array, Float
 
 from vgm.bounds import importance
 from vgm.bounds.elbo import ElboTerms
-from vgm.models.protocol import GenerativeModel, LatentVariableModel
+from vgm.models.protocol import (
+    GenerativeModel,
+    LatentVariableModel,
+    log_weight_given,
+)
 from vgm.types import Batch, Params, PRNGKey, Scalar
 
 ValueAndGrad = Callable[
@@ -80,9 +84,9 @@ def negative_iwae(model: LatentVariableModel, *, num_samples: int) -> ValueAndGr
         encoding = model.encode(params, batch.x, batch.condition)
 
         def log_weight(key: PRNGKey) -> Float[Array, " batch"]:
-            z = model.propose(key, params, encoding)
-            log_joint = model.log_joint(params, batch.x, z, batch.condition)
-            return log_joint - model.log_posterior(params, encoding, z)
+            return log_weight_given(
+                key, model, params, batch.x, encoding, batch.condition
+            )
 
         log_w = jax.vmap(log_weight)(jax.random.split(key_weights, num_samples))
         bound = jax.vmap(importance.iwae, in_axes=1)(log_w)
