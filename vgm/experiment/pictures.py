@@ -53,8 +53,10 @@ def draw_figures(
             experiment.dataset.test, conditional=experiment.config.model.conditional
         )
         some = jax.tree.map(lambda leaf: jnp.asarray(leaf[:50]), test)
-        x = experiment.observe(key_observe, some.x)
-        means = experiment.model.reconstruct(key_reconstruct, params, x, some.condition)
+        x = jax.jit(experiment.observe)(key_observe, some.x)
+        means = jax.jit(experiment.model.reconstruct)(
+            key_reconstruct, params, x, some.condition
+        )
         figures.save_panels(
             path,
             [
@@ -107,9 +109,10 @@ def sample_panels(
     if experiment.config.model.conditional:
         condition = jnp.arange(count, dtype=jnp.int32) % experiment.form.num_classes
     grid = functools.partial(figures.image_grid, columns=columns, top=top)
-    draws = model.sample(key, params, count, condition)
+    draws = jax.jit(model.sample, static_argnums=2)(key, params, count, condition)
     panels = [("samples", grid(np.asarray(draws)))]
     if isinstance(model, Reconstructing):
-        means = model.sample_mean(key, params, count, condition)
+        sample_mean = jax.jit(model.sample_mean, static_argnums=2)
+        means = sample_mean(key, params, count, condition)
         panels.append(("their means", grid(np.asarray(means))))
     return panels

@@ -91,13 +91,17 @@ def _baseline(experiment: Experiment, key: PRNGKey, stored: Batch) -> Any:
     observe, config = experiment.observe, experiment.config
     key_observe, _ = jax.random.split(key)
     key_train = setup.run_keys(config).baseline
-    train = observe(key_train, jnp.asarray(experiment.dataset.train.x))
-    return likelihood.independent_baseline(
-        train,
-        observe(key_observe, stored.x),
-        observation=config.data.observation,
-        levels=experiment.form.levels,
-    )
+
+    @jax.jit
+    def baseline(train: Any, test: Any) -> Any:
+        return likelihood.independent_baseline(
+            observe(key_train, train),
+            observe(key_observe, test),
+            observation=config.data.observation,
+            levels=experiment.form.levels,
+        )
+
+    return baseline(jnp.asarray(experiment.dataset.train.x), stored.x)
 
 
 def _active_units(
@@ -106,8 +110,13 @@ def _active_units(
     model = experiment.model
     if not isinstance(model, LatentVariableModel):
         return None
-    x = experiment.observe(jax.random.split(key)[0], stored.x)
-    means = getattr(model.encode(params, x, stored.condition), "mean", None)
+
+    @jax.jit
+    def encode(params: Params, stored: Batch) -> Any:
+        x = experiment.observe(jax.random.split(key)[0], stored.x)
+        return model.encode(params, x, stored.condition)
+
+    means = getattr(encode(params, stored), "mean", None)
     return None if means is None else likelihood.active_units(means)
 
 
