@@ -5,7 +5,8 @@ Floors, lowest first; imports go down only (``tests/test_floors.py``):
     0  types, numerics, errors   names of arrays; arithmetic that keeps its digits
     1  densities                 log p(x), samples, entropies, one module a family
     2  divergences               KL in closed form and by sampling
-    4  bounds, oracles           bounds on log p(x); exact answers to check them by
+    4  bounds, inference,        bounds on log p(x), learning without gradients,
+       oracles                   exact answers to check them by
     5  models                    networks, and where a network meets a bound
     6  training                  objective, step, loop, sharding, checkpoints
     7  evaluation                likelihoods with error bars, figures, reports

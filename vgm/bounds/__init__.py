@@ -1,5 +1,9 @@
 """Lower bounds on log p(x), from arrays or callables; greater is better."""
 
+from vgm.bounds import annealed as annealed
 from vgm.bounds import elbo as elbo
+from vgm.bounds import gradients as gradients
 from vgm.bounds import importance as importance
+from vgm.bounds import pareto as pareto
+from vgm.bounds import sandwich as sandwich
 from vgm.bounds.elbo import ElboTerms as ElboTerms

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.divergences import expm1_minus
 from vgm.numerics import log_mean_exp
 from vgm.types import PRNGKey, Scalar
 
@@ -49,6 +50,58 @@ def effective_sample_size(log_w: Float[Array, " samples"]) -> Scalar:
         The number of equally weighted draws worth as much.
     """
     return effective_samples(accumulate(empty_accumulator(()), log_w))
+
+
+def naive(log_likelihood: Float[Array, " samples"]) -> Scalar:
+    """Naive Monte Carlo evidence: ``iwae`` with the prior as q, w_k = p(x | z_k).
+
+    >>> import jax.numpy as jnp
+    >>> float(naive(jnp.log(jnp.asarray([0.2, 0.4]))))
+    -1.204
+
+    Args:
+        log_likelihood: log p(x | z_k) at draws z_k ~ p(z).
+
+    Returns:
+        log 1/K sum p(x | z_k), in nats.
+    """
+    return log_mean_exp(log_likelihood)
+
+
+def renyi(log_w: Float[Array, " samples"], alpha: Scalar) -> Scalar:
+    """The variational Renyi bound of order alpha (Li & Turner 2016, eq. 11), in nats.
+
+    With d = 1 - alpha, mean m of the log weights and y_k = d (log w_k - m),
+
+        log( 1/K sum w^d ) / d = m + log1p( 1/K sum [exp(y) - 1 - y] ) / d,
+
+    stable through alpha = 1, where it is the mean log weight. alpha = 0 is ``iwae``,
+    alpha < 0 tends to an upper bound on log p(x); it never rises with alpha.
+
+    >>> import jax.numpy as jnp
+    >>> float(renyi(jnp.asarray([-2.0, -4.0]), jnp.asarray(1.0)))
+    -3.0
+
+    Args:
+        log_w: Log importance weights of one example.
+        alpha: Order, any real number.
+
+    Returns:
+        The bound.
+    """
+    d = 1.0 - alpha
+    mean = jnp.mean(log_w)
+    # A weight of 0 has no mean logarithm to centre on: the plain form serves.
+    centre = jnp.where(jnp.isfinite(mean), mean, 0.0)
+    safe_d = jnp.where(d == 0.0, 1.0, d)
+    y = safe_d * (log_w - centre)
+    small = jnp.all(jnp.abs(y) < 1.0)
+    correction = jnp.where(
+        small,
+        jnp.log1p(jnp.mean(expm1_minus(jnp.where(small, y, 0.0)))),
+        log_mean_exp(y),
+    )
+    return jnp.where(d == 0.0, mean, centre + correction / safe_d)
 
 
 class Accumulator(NamedTuple):

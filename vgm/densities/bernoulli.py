@@ -41,3 +41,21 @@ def sample(key: PRNGKey, logits: Float[Array, "*event"]) -> Float[Array, "*event
     """
     draws = jax.random.bernoulli(key, jax.nn.sigmoid(logits))
     return draws.astype(logits.dtype)
+
+
+def entropy(logits: Float[Array, "*event"]) -> Scalar:
+    """Entropy of one event, in nats: sum [ softplus(l) - l sigmoid(l) ].
+
+    >>> import jax.numpy as jnp
+    >>> float(entropy(jnp.zeros(2)))
+    1.3863
+
+    Args:
+        logits: Log odds of a one.
+
+    Returns:
+        The entropy, summed over coordinates.
+    """
+    # Even in l: at |l| neither term grows.
+    size = jnp.abs(logits.ravel())
+    return jnp.sum(jax.nn.softplus(-size) + size * jax.nn.sigmoid(-size))

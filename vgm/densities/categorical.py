@@ -40,3 +40,20 @@ def sample(key: PRNGKey, logits: Float[Array, "*event levels"]) -> Int[Array, "*
         Levels, as int32.
     """
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+
+
+def entropy(logits: Float[Array, "*event levels"]) -> Scalar:
+    """Entropy of one event, in nats: -sum p log p.
+
+    >>> import jax.numpy as jnp
+    >>> float(entropy(jnp.zeros((2, 4))))
+    2.7726
+
+    Args:
+        logits: Unnormalised log mass of each level.
+
+    Returns:
+        The entropy, summed over coordinates.
+    """
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    return -jnp.sum(jnp.exp(log_p) * log_p)

@@ -51,3 +51,22 @@ def sample(
         The vector, differentiable in mean and cholesky.
     """
     return mean + cholesky @ jax.random.normal(key, mean.shape, mean.dtype)
+
+
+def entropy(cholesky: Float[Array, "dim dim"]) -> Scalar:
+    """Differential entropy of one vector, in nats.
+
+    sum log diag L + dim/2 log 2 pi e.
+
+    >>> import jax.numpy as jnp
+    >>> float(entropy(jnp.eye(2)))
+    2.8379
+
+    Args:
+        cholesky: Lower Cholesky factor L of the covariance.
+
+    Returns:
+        The entropy.
+    """
+    diagonal = jnp.diagonal(cholesky)
+    return jnp.sum(jnp.log(diagonal) + 0.5 * (LOG_2PI + 1.0))

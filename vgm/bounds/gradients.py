@@ -1,0 +1,268 @@
+"""Gradient estimators of the bounds: other gradients, the same values.
+
+All are functions of (key, params, system): ``propose(key, params)`` draws z ~ q,
+``log_joint(params, z)`` is log p(x, z), ``log_posterior(params, z)`` is log q(z | x).
+Each returns a bound whose ``jax.grad`` is the estimator. Parameters that p and q share
+come out right, because each function has its own path to them.
+
+With log w_k = log p(x, z_k) - log q(z_k | x) and normalised weights u_k = w_k / sum w:
+
+    pathwise              d/dparams through z             (Kingma & Welling 2014)
+    score function        (log w_k - mean of the others) d log q
+                                                          (Mnih & Rezende 2016)
+    VIMCO                 the same for log 1/K sum w      (Mnih & Rezende 2016)
+    sticking the landing  no derivative of log q at fixed z
+                                                          (Roeder et al. 2017)
+    DReG                  sum u_k^2 (d log w_k / d z_k) (d z_k / d params)
+                                                          (Tucker et al. 2019)
+
+"At fixed z" means all latents of a hierarchy: q's *parameters* are stopped inside
+log q, the samples that its networks read stay live.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgm.numerics import log_mean_exp
+from vgm.types import Params, PRNGKey
+
+LogWeights = Float[Array, "samples *batch"]
+Bound = Float[Array, "*batch"]
+
+
+class System(NamedTuple):
+    """p and q of one example or of a batch, x and networks inside.
+
+    Attributes:
+        propose: (key, params) to latents z ~ q, a pytree, reparameterised unless
+            only score-function estimators are used.
+        log_joint: (params, z) to log p(x, z).
+        log_posterior: (params, z) to log q(z | x).
+    """
+
+    propose: Callable[[PRNGKey, Params], Any]
+    log_joint: Callable[[Params, Any], Bound]
+    log_posterior: Callable[[Params, Any], Bound]
+
+
+Estimator = Callable[..., Bound]
+"""(key, params, system, *, num_samples) to a bound on log p(x), in nats."""
+
+
+def elbo_pathwise(
+    key: PRNGKey, params: Params, system: System, *, num_samples: int
+) -> Bound:
+    """The mean log weight, differentiated through the samples.
+
+    Args:
+        key: Random key, used once.
+        params: Parameters.
+        system: p and q.
+        num_samples: Draws.
+
+    Returns:
+        An estimate of the ELBO, in nats.
+    """
+    z = _propose(key, params, system, num_samples)
+    return jnp.mean(_log_weights(params, params, system, z), axis=0)
+
+
+def elbo_sticking_the_landing(
+    key: PRNGKey, params: Params, system: System, *, num_samples: int
+) -> Bound:
+    """The mean log weight without the score of q (Roeder et al. 2017, eq. 6).
+
+    The gradient for q is exactly 0 when q is the posterior.
+
+    Args:
+        key: Random key, used once.
+        params: Parameters.
+        system: p and q.
+        num_samples: Draws.
+
+    Returns:
+        An estimate of the ELBO, in nats.
+    """
+    z = _propose(key, params, system, num_samples)
+    fixed = jax.lax.stop_gradient(params)
+    return jnp.mean(_log_weights(params, fixed, system, z), axis=0)
+
+
+def elbo_score_function(
+    key: PRNGKey, params: Params, system: System, *, num_samples: int
+) -> Bound:
+    """The mean log weight by the score function, each draw's baseline the others' mean.
+
+    Latents need not be reparameterised (Mnih & Rezende 2016, eq. 7, on the ELBO).
+
+    Args:
+        key: Random key, used once.
+        params: Parameters.
+        system: p and q.
+        num_samples: Draws, at least 2.
+
+    Returns:
+        An estimate of the ELBO, in nats.
+    """
+    _require_two("elbo_score_function", num_samples)
+    z = jax.lax.stop_gradient(_propose(key, params, system, num_samples))
+    log_joint = jax.vmap(lambda z: system.log_joint(params, z))(z)
+    log_q = jax.vmap(lambda z: system.log_posterior(params, z))(z)
+    log_w = jax.lax.stop_gradient(log_joint - log_q)
+    others = (jnp.sum(log_w, axis=0)[None] - log_w) / (num_samples - 1)
+    surrogate = jnp.mean(log_joint + (log_w - others) * log_q, axis=0)
+    return _with_gradient_of(jnp.mean(log_w, axis=0), surrogate)
+
+
+def iwae_pathwise(
+    key: PRNGKey, params: Params, system: System, *, num_samples: int
+) -> Bound:
+    """The K-sample bound, differentiated through the samples (Burda et al. 2016).
+
+    Args:
+        key: Random key, used once.
+        params: Parameters.
+        system: p and q.
+        num_samples: K.
+
+    Returns:
+        One draw of L_K, in nats.
+    """
+    z = _propose(key, params, system, num_samples)
+    return _log_mean(_log_weights(params, params, system, z))
+
+
+def iwae_vimco(
+    key: PRNGKey, params: Params, system: System, *, num_samples: int
+) -> Bound:
+    """The K-sample bound by the score function (Mnih & Rezende 2016, eqs. 9-10).
+
+    Draw k's baseline is the bound with w_k replaced by the geometric mean of the
+    others; latents need not be reparameterised.
+
+    Args:
+        key: Random key, used once.
+        params: Parameters.
+        system: p and q.
+        num_samples: K, at least 2.
+
+    Returns:
+        One draw of L_K, in nats.
+    """
+    _require_two("iwae_vimco", num_samples)
+    z = jax.lax.stop_gradient(_propose(key, params, system, num_samples))
+    log_q = jax.vmap(lambda z: system.log_posterior(params, z))(z)
+    live = jax.vmap(lambda z: system.log_joint(params, z))(z) - log_q
+    log_w = jax.lax.stop_gradient(live)
+    bound = _log_mean(log_w)
+    geometric = (jnp.sum(log_w, axis=0)[None] - log_w) / (num_samples - 1)
+    own = jnp.arange(num_samples)
+
+    def baseline(k: Array, replacement: Bound) -> Bound:
+        return _log_mean(log_w.at[k].set(replacement))
+
+    signal = bound[None] - jax.vmap(baseline)(own, geometric)
+    surrogate = jnp.sum(signal * log_q + _normalised(log_w) * live, axis=0)
+    return _with_gradient_of(bound, surrogate)
+
+
+def iwae_dreg(
+    key: PRNGKey, params: Params, system: System, *, num_samples: int
+) -> Bound:
+    """The K-sample bound, doubly reparameterised (Tucker et al. 2019, eq. 8).
+
+    The derivative of log w_k is weighted by u_k, and what reaches the parameters
+    through the sample z_k once more; what reaches p's directly is not.
+
+    Args:
+        key: Random key, used once.
+        params: Parameters.
+        system: p and q.
+        num_samples: K.
+
+    Returns:
+        One draw of L_K, in nats.
+    """
+    z = _propose(key, params, system, num_samples)
+    fixed = jax.lax.stop_gradient(params)
+    weights = _normalised(
+        jax.lax.stop_gradient(_log_weights(params, params, system, z))
+    )
+    scaled = jax.tree.map(lambda leaf: _scale_cotangent(leaf, weights), z)
+    log_w = _log_weights(params, fixed, system, scaled)
+    bound = _log_mean(jax.lax.stop_gradient(log_w))
+    return _with_gradient_of(bound, jnp.sum(weights * log_w, axis=0))
+
+
+ELBO_ESTIMATORS: dict[str, Estimator] = {
+    "pathwise": elbo_pathwise,
+    "sticking-the-landing": elbo_sticking_the_landing,
+    "score-function": elbo_score_function,
+}
+"""Estimators of the ELBO's gradient, by name."""
+
+IWAE_ESTIMATORS: dict[str, Estimator] = {
+    "pathwise": iwae_pathwise,
+    "vimco": iwae_vimco,
+    "dreg": iwae_dreg,
+}
+"""Estimators of the K-sample bound's gradient, by name; sticking the landing is biased
+for K > 1 and not among them (Tucker et al. 2019)."""
+
+
+def _propose(key: PRNGKey, params: Params, system: System, num_samples: int) -> Any:
+    """Draws on a first axis; what depends on no key, the encoder, is computed once."""
+    keys = jax.random.split(key, num_samples)
+    return jax.vmap(lambda key: system.propose(key, params))(keys)
+
+
+def _log_weights(p_params: Params, q_params: Params, system: System, z: Any) -> Array:
+    def log_weight(z: Any) -> Bound:
+        return system.log_joint(p_params, z) - system.log_posterior(q_params, z)
+
+    return jax.vmap(log_weight)(z)
+
+
+def _log_mean(log_w: LogWeights) -> Bound:
+    flat = log_w.reshape(len(log_w), -1)
+    return jax.vmap(log_mean_exp, in_axes=1)(flat).reshape(log_w.shape[1:])
+
+
+def _normalised(log_w: LogWeights) -> LogWeights:
+    return jax.nn.softmax(log_w, axis=0)
+
+
+def _with_gradient_of(value: Bound, surrogate: Bound) -> Bound:
+    """``value`` with the derivatives of ``surrogate``."""
+    return value + (surrogate - jax.lax.stop_gradient(surrogate))
+
+
+def _scale_cotangent(leaf: Array, weights: LogWeights) -> Array:
+    """``leaf`` itself, its cotangent multiplied by ``weights`` of the leading axes."""
+
+    @jax.custom_vjp
+    def identity(leaf: Array, weights: Array) -> Array:
+        del weights
+        return leaf
+
+    def forward(leaf: Array, weights: Array) -> tuple[Array, Array]:
+        return leaf, weights
+
+    def backward(weights: Array, cotangent: Array) -> tuple[Array, None]:
+        rest = cotangent.ndim - weights.ndim
+        return cotangent * weights.reshape(*weights.shape, *([1] * rest)), None
+
+    identity.defvjp(forward, backward)
+    return identity(leaf, weights)
+
+
+def _require_two(name: str, num_samples: int) -> None:
+    if num_samples < 2:
+        raise ValueError(
+            f"{name} takes the mean of the other draws as a baseline and needs "
+            f"num_samples >= 2; got {num_samples}"
+        )

@@ -1,0 +1,63 @@
+"""A mixture of any densities: sum_m pi_m p_m(x), the pi given by logits."""
+
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from vgm.types import PRNGKey, Scalar
+
+
+def log_prob(
+    component_log_prob: Float[Array, " components"],
+    logits: Float[Array, " components"],
+) -> Scalar:
+    """Log density of one event under a mixture, in nats: log sum_m pi_m p_m(x).
+
+    >>> import jax.numpy as jnp
+    >>> float(log_prob(jnp.log(jnp.asarray([0.2, 0.4])), jnp.zeros(2)))
+    -1.204
+
+    Args:
+        component_log_prob: Log density of the event under each component.
+        logits: Unnormalised log weights pi of the components.
+
+    Returns:
+        The log density.
+    """
+    return jax.nn.logsumexp(component_log_prob + jax.nn.log_softmax(logits))
+
+
+def responsibilities(
+    component_log_prob: Float[Array, " components"],
+    logits: Float[Array, " components"],
+) -> Float[Array, " components"]:
+    """Posterior p(m | x) of the component: the E-step of a mixture.
+
+    >>> import jax.numpy as jnp
+    >>> responsibilities(jnp.zeros(2), jnp.zeros(2)).tolist()
+    [0.5, 0.5]
+
+    Args:
+        component_log_prob: Log density of the event under each component.
+        logits: Unnormalised log weights pi of the components.
+
+    Returns:
+        Probabilities that sum to 1.
+    """
+    return jax.nn.softmax(component_log_prob + logits)
+
+
+def sample(key: PRNGKey, logits: Float[Array, " components"], draws: Any) -> Any:
+    """Choose one of the components' draws.
+
+    Args:
+        key: Random key, used once; not one of those that made the draws.
+        logits: Unnormalised log weights pi of the components.
+        draws: One draw of each component; components on the first axis of each leaf.
+
+    Returns:
+        The draw of the chosen component; reparameterised in it, not in the choice.
+    """
+    component = jax.random.categorical(key, logits)
+    return jax.tree.map(lambda leaf: leaf[component], draws)

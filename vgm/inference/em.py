@@ -1,0 +1,128 @@
+"""Expectation maximisation: coordinate ascent of L(q, params) (Neal & Hinton 1998).
+
+The E-step chooses q, the M-step params. With q the exact posterior the bound after each
+E-step *is* the evidence, which therefore never falls (Dempster et al. 1977); with q the
+best of a restricted family the bound never falls, and the evidence may.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vgm.types import Params, Scalar
+
+Statistics = Any
+"""What the M-step needs of q and the data: sums, whose size is not the data's."""
+
+
+class Fit(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        params: Parameters.
+        bounds: Bound after each E-step, NaN where none was taken, in nats an example.
+        num_steps: E-steps taken.
+        converged: The bound rose by less than the tolerance.
+    """
+
+    params: Params
+    bounds: Float[Array, " steps"]
+    num_steps: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+def fit(
+    e_step: Callable[[Params], tuple[Statistics, Scalar]],
+    m_step: Callable[[Statistics], Params],
+    params: Params,
+    *,
+    tolerance: float,
+    max_steps: int,
+) -> Fit:
+    """Alternate until the bound rises by less than the tolerance.
+
+    Args:
+        e_step: Parameters to statistics under q, and the bound at that q, in nats an
+            example.
+        m_step: Statistics to the parameters that maximise the bound at that q.
+        params: Where to start.
+        tolerance: Least rise worth another step, in nats an example.
+        max_steps: Most steps.
+
+    Returns:
+        Parameters and the history of the bound.
+    """
+
+    class State(NamedTuple):
+        params: Params
+        bounds: Array
+        step: Array
+        converged: Array
+
+    def proceed(state: State) -> Array:
+        return ~state.converged & (state.step < max_steps)
+
+    def advance(state: State) -> State:
+        statistics, bound = e_step(state.params)
+        before = state.bounds[jnp.maximum(state.step - 1, 0)]
+        converged = (state.step > 0) & (bound - before < tolerance)
+        return State(
+            m_step(statistics),
+            state.bounds.at[state.step].set(bound),
+            state.step + 1,
+            converged,
+        )
+
+    dtype = jax.eval_shape(e_step, params)[1].dtype
+    start = State(
+        params,
+        jnp.full(max_steps, jnp.nan, dtype),
+        jnp.zeros((), jnp.int32),
+        jnp.zeros((), bool),
+    )
+    return Fit(*jax.lax.while_loop(proceed, advance, start))
+
+
+def summed(
+    statistics: Callable[[Any], Statistics], data: Any, *, chunk_size: int
+) -> Statistics:
+    """Sum of one example's statistics over all examples, ``chunk_size`` at a time.
+
+    >>> import jax.numpy as jnp
+    >>> float(summed(lambda x: x**2, jnp.arange(5.0), chunk_size=2))
+    30.0
+
+    Args:
+        statistics: One example to a pytree of arrays.
+        data: Examples; a pytree with a leading axis.
+        chunk_size: Examples at once: memory is that of a chunk.
+
+    Returns:
+        The sums.
+    """
+    num_examples = len(jax.tree.leaves(data)[0])
+    size = min(chunk_size, num_examples)
+    num_chunks, rest = divmod(num_examples, size)
+
+    def total(start: Any, size: int) -> Statistics:
+        chunk = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data
+        )
+        values = jax.vmap(statistics)(chunk)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), values)
+
+    shapes = jax.eval_shape(lambda: total(0, size))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    sums = jax.lax.fori_loop(
+        0,
+        num_chunks,
+        lambda n, sums: jax.tree.map(jnp.add, sums, total(n * size, size)),
+        zeros,
+    )
+    if rest:
+        last = total(num_chunks * size, rest)
+        sums = jax.tree.map(jnp.add, sums, last)
+    return sums

@@ -1,0 +1,89 @@
+"""Coin tosses with a beta prior: p(r) = Beta(a, b), x_n | r ~ Bernoulli(r).
+
+With h ones among n tosses the posterior is Beta(a + h, b + n - h) and
+
+    p(x) = B(a + h, b + n - h) / B(a, b).                                            (1)
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.scipy as jsp
+from jaxtyping import Array, Float
+
+from vgm.densities import bernoulli
+from vgm.types import Scalar
+
+
+class Beta(NamedTuple):
+    """A beta density.
+
+    Attributes:
+        a: Prior ones.
+        b: Prior zeros.
+    """
+
+    a: Scalar
+    b: Scalar
+
+
+def log_prior(prior: Beta, logit: Scalar) -> Scalar:
+    """Log density of the logit of r under the prior, its Jacobian included, in nats.
+
+    Args:
+        prior: Beta density of r.
+        logit: log r - log(1 - r), any real number.
+
+    Returns:
+        The log density over the logit.
+    """
+    log_r, log_not_r = jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)
+    return prior.a * log_r + prior.b * log_not_r - jsp.special.betaln(*prior)
+
+
+def log_joint(prior: Beta, x: Float[Array, " tosses"], logit: Scalar) -> Scalar:
+    """Log p(x, logit r), in nats.
+
+    Args:
+        prior: Beta density of r.
+        x: Zeros and ones.
+        logit: log r - log(1 - r).
+
+    Returns:
+        The log joint density.
+    """
+    log_likelihood = bernoulli.log_prob(x, jnp.broadcast_to(logit, x.shape))
+    return log_prior(prior, logit) + log_likelihood
+
+
+def posterior(prior: Beta, x: Float[Array, " tosses"]) -> Beta:
+    """p(r | x), exactly.
+
+    Args:
+        prior: Beta density of r.
+        x: Zeros and ones.
+
+    Returns:
+        The posterior beta density.
+    """
+    ones = jnp.sum(x)
+    return Beta(prior.a + ones, prior.b + x.size - ones)
+
+
+def log_evidence(prior: Beta, x: Float[Array, " tosses"]) -> Scalar:
+    """Log p(x) by (1), in nats.
+
+    >>> import jax.numpy as jnp
+    >>> uniform = Beta(jnp.ones(()), jnp.ones(()))
+    >>> float(log_evidence(uniform, jnp.asarray([1.0])))
+    -0.6931
+
+    Args:
+        prior: Beta density of r.
+        x: Zeros and ones.
+
+    Returns:
+        The exact log evidence.
+    """
+    return jsp.special.betaln(*posterior(prior, x)) - jsp.special.betaln(*prior)

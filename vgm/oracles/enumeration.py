@@ -1,0 +1,76 @@
+"""Models with finitely many latent states: every sum is taken."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgm.types import Scalar
+
+LogJoint = Float[Array, " states"]
+"""log p(x, z) at every state z."""
+
+
+def log_evidence(log_joint: LogJoint) -> Scalar:
+    """Log p(x) = log sum_z p(x, z), in nats.
+
+    >>> import jax.numpy as jnp
+    >>> float(log_evidence(jnp.log(jnp.asarray([0.2, 0.3]))))
+    -0.6931
+
+    Args:
+        log_joint: log p(x, z) at every state.
+
+    Returns:
+        The exact log evidence.
+    """
+    return jax.nn.logsumexp(log_joint)
+
+
+def posterior(log_joint: LogJoint) -> Float[Array, " states"]:
+    """p(z | x) at every state.
+
+    >>> import jax.numpy as jnp
+    >>> posterior(jnp.log(jnp.asarray([0.1, 0.1]))).tolist()
+    [0.5, 0.5]
+
+    Args:
+        log_joint: log p(x, z) at every state.
+
+    Returns:
+        Probabilities that sum to 1.
+    """
+    return jax.nn.softmax(log_joint)
+
+
+def elbo(log_joint: LogJoint, q_logits: Float[Array, " states"]) -> Scalar:
+    """The evidence lower bound of any q over the states, in nats.
+
+    Args:
+        log_joint: log p(x, z) at every state.
+        q_logits: Unnormalised log mass of q at every state.
+
+    Returns:
+        sum_z q(z) [ log p(x, z) - log q(z) ].
+    """
+    log_q = jax.nn.log_softmax(q_logits)
+    return jnp.sum(jnp.exp(log_q) * (log_joint - log_q))
+
+
+def iwae(
+    log_joint: LogJoint, q_logits: Float[Array, " states"], *, num_samples: int
+) -> Scalar:
+    """The K-sample bound of any q, exactly: the sum over all states^K draws, in nats.
+
+    Args:
+        log_joint: log p(x, z) at every state.
+        q_logits: Unnormalised log mass of q at every state.
+        num_samples: K.
+
+    Returns:
+        E_q log 1/K sum_k p(x, z_k) / q(z_k).
+    """
+    log_q = jax.nn.log_softmax(q_logits)
+    draws = jnp.meshgrid(*[jnp.arange(log_q.size)] * num_samples, indexing="ij")
+    states = jnp.stack([draw.ravel() for draw in draws])
+    log_w = jax.nn.logsumexp((log_joint - log_q)[states], axis=0) - jnp.log(num_samples)
+    return jnp.sum(jnp.exp(jnp.sum(log_q[states], axis=0)) * log_w)
