@@ -17,6 +17,9 @@ from vgm.densities import (
     bernoulli,
     categorical,
     discretized_logistic,
+    discretized_logistic_mixture,
+    discretized_normal,
+    mixture,
     multivariate_normal,
     normal,
 )
@@ -61,6 +64,178 @@ def test_normal_equals_scipy(shape, data):
     # Float32 carries 7 digits; the square and exp(-log_std) each lose a few ulps, and
     # sums cancel against the log_std terms.
     np.testing.assert_allclose(single, expected, rtol=2e-6, atol=2e-4)
+
+
+compiled_discretized_normal = jax.jit(
+    discretized_normal.log_prob, static_argnames="levels"
+)
+
+
+def discretized_normal_reference(x, mean, log_std, levels):
+    # The distribution function on the side of the smaller tail, where scipy's keeps
+    # its digits.
+    h, y = 1 / (levels - 1), 2 * x / (levels - 1) - 1
+    a, b = (y + h - mean) / np.exp(log_std), (y - h - mean) / np.exp(log_std)
+    log_upper = np.where(x == levels - 1, 0.0, stats.norm.logcdf(a))
+    log_lower = np.where(x == 0, -np.inf, stats.norm.logcdf(b))
+    log_above = np.where(x == 0, 0.0, stats.norm.logcdf(-b))
+    log_below = np.where(x == levels - 1, -np.inf, stats.norm.logcdf(-a))
+    with np.errstate(divide="ignore"):  # the side that is not chosen
+        left = log_upper + np.log1p(-np.exp(log_lower - log_upper))
+        right = log_above + np.log1p(-np.exp(log_below - log_above))
+    return np.where(y < mean, left, right).sum()
+
+
+@given(st.sampled_from(SHAPES), st.sampled_from([2, 17, 256]), st.data())
+@settings(max_examples=30, deadline=None)
+def test_discretized_normal_equals_a_difference_of_scipy_cdfs(shape, levels, data):
+    x = data.draw(hnp.arrays(np.int32, shape, elements=st.integers(0, levels - 1)))
+    mean = data.draw(arrays(shape, -1, 1))
+    log_std = data.draw(arrays(shape, -5, 2))
+    expected = discretized_normal_reference(x, mean, log_std, levels)
+    with jax.enable_x64(True):
+        actual = compiled_discretized_normal(
+            jnp.asarray(x), jnp.asarray(mean), jnp.asarray(log_std), levels=levels
+        )
+    # The reference subtracts two cdfs: its own rounding, 1e-16 over a mass of 1e-4.
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-10)
+    single = compiled_discretized_normal(
+        jnp.asarray(x),
+        *(jnp.asarray(a, jnp.float32) for a in (mean, log_std)),
+        levels=levels,
+    )
+    # exp(-log_std) squared carries 2e-7 |log_std| of relative error.
+    np.testing.assert_allclose(single, expected, rtol=4e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("log_std", [-30.0, -5.0, -1.0, 2.0, 30.0])
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_discretized_normal_sums_to_one(x64, levels, log_std):
+    log_mass = jax.vmap(
+        lambda x: discretized_normal.log_prob(
+            x, jnp.asarray(0.13), jnp.asarray(log_std), levels=levels
+        )
+    )(jnp.arange(levels, dtype=jnp.int32))
+    np.testing.assert_allclose(jnp.sum(jnp.exp(log_mass)), 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("log_std", [10.0, 20.0, 30.0])
+def test_discretized_normal_of_a_flat_density_is_its_height_times_the_width(log_std):
+    # A difference of float32 distribution functions is 0 here.
+    x, mean = jnp.asarray(128), jnp.asarray(0.3)
+    actual = discretized_normal.log_prob(x, mean, jnp.asarray(log_std), levels=256)
+    expected = np.log(2 / 255) - log_std - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("log_std", [-30.0, 30.0])
+@pytest.mark.parametrize("x", [0, 1, 128, 254, 255])
+def test_discretized_normal_gradients_survive_extreme_scales(x, log_std):
+    value, grads = jax.value_and_grad(discretized_normal.log_prob, (1, 2))(
+        jnp.asarray(x), jnp.asarray(0.3), jnp.asarray(log_std), levels=256
+    )
+    assert jnp.isfinite(value)
+    assert all(jnp.isfinite(grad) for grad in grads)
+    if log_std < 0 and x not in (0, 255):
+        # Far out log Phi is -((y -+ h - mean) / std)^2 / 2, whichever edge is nearer.
+        y = 2 * x / 255 - 1
+        edge = y - np.sign(y - 0.3) / 255
+        slope = (edge - 0.3) * np.exp(60.0)
+        np.testing.assert_allclose(grads[0], slope, rtol=1e-4)
+        np.testing.assert_allclose(grads[1], (edge - 0.3) * slope, rtol=1e-4)
+
+
+def test_mixture_equals_the_written_out_sum(x64, key):
+    key_x, key_logits = jax.random.split(key)
+    by_component = jax.random.normal(key_x, (4,))
+    logits = 3.0 * jax.random.normal(key_logits, (4,))
+    weights = np.exp(logits) / np.exp(logits).sum()
+    expected = np.log((weights * np.exp(by_component)).sum())
+    np.testing.assert_allclose(
+        mixture.log_prob(by_component, logits), expected, rtol=1e-14
+    )
+    joint = weights * np.exp(by_component)
+    np.testing.assert_allclose(
+        mixture.responsibilities(by_component, logits), joint / joint.sum(), rtol=1e-12
+    )
+    # A constant on the logits, weights that vanish, a component that excludes x.
+    np.testing.assert_allclose(
+        mixture.log_prob(by_component, logits + 1e4), expected, rtol=1e-10
+    )
+    far = jnp.asarray([0.0, -1e4])
+    assert mixture.log_prob(jnp.asarray([-3.0, 5.0]), far) == -3.0
+    assert mixture.log_prob(
+        jnp.asarray([-3.0, -jnp.inf]), jnp.zeros(2)
+    ) == -3.0 - jnp.log(2.0)
+
+
+def image_parameters(key, height=2, width=1, components=3, channels=3):
+    shapes = [(), (channels,), (channels,), (channels * (channels - 1) // 2,)]
+    keys = jax.random.split(key, 4)
+    return discretized_logistic_mixture.Parameters(
+        *(
+            scale * jax.random.normal(k, (height, width, components, *shape))
+            for k, shape, scale in zip(keys, shapes, (1.0, 0.5, 0.5, 0.7), strict=True)
+        )
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_logistic_mixture_equals_loops_over_pixels_and_components(x64, key, channels):
+    levels, parameters = 7, image_parameters(key, channels=channels)
+    x = np.asarray(jax.random.randint(key, (2, 1, channels), 0, levels))
+    y = 2 * x / (levels - 1) - 1
+    expected = 0.0
+    for i in range(2):
+        logits, mean, log_scale, coupling = (np.asarray(p)[i, 0] for p in parameters)
+        mass = 0.0
+        for m, weight in enumerate(np.exp(logits) / np.exp(logits).sum()):
+            shifted = mean[m].copy()
+            if channels > 1:
+                shifted[1] += coupling[m, 0] * y[i, 0, 0]
+            if channels > 2:
+                shifted[2] += coupling[m, 1:] @ y[i, 0, :2]
+            mass += weight * np.exp(
+                logistic_reference(x[i, 0], shifted, log_scale[m], levels)
+            )
+        expected += np.log(mass)
+    actual = discretized_logistic_mixture.log_prob(
+        jnp.asarray(x), parameters, levels=levels
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-10)
+
+
+def test_logistic_mixture_sums_to_one_over_colours(x64, key):
+    levels, parameters = 3, image_parameters(key, height=1)
+    grid = jnp.stack(jnp.meshgrid(*[jnp.arange(levels)] * 3), -1).reshape(-1, 1, 1, 3)
+    log_mass = jax.vmap(
+        lambda x: discretized_logistic_mixture.log_prob(x, parameters, levels=levels)
+    )(grid)
+    np.testing.assert_allclose(jnp.sum(jnp.exp(log_mass)), 1.0, atol=1e-12)
+
+
+@given(st.sampled_from(SHAPES), st.data())
+@settings(max_examples=20, deadline=None)
+def test_discrete_entropies_equal_scipy(shape, data):
+    logits = data.draw(arrays(shape, -60, 60))
+    levels = data.draw(arrays((*shape, 5), -30, 30))
+    p = 1 / (1 + np.exp(-logits))
+    softmax = np.exp(levels - levels.max(-1, keepdims=True))
+    with jax.enable_x64(True):
+        binary = bernoulli.entropy(jnp.asarray(logits))
+        many = categorical.entropy(jnp.asarray(levels))
+    np.testing.assert_allclose(binary, stats.bernoulli(p).entropy().sum(), atol=1e-11)
+    np.testing.assert_allclose(many, stats.entropy(softmax, axis=-1).sum(), atol=1e-11)
+
+
+@pytest.mark.parametrize("logit", [1e4, -1e4])
+def test_discrete_entropies_vanish_at_extreme_logits(logit):
+    value, grad = jax.value_and_grad(bernoulli.entropy)(jnp.asarray(logit))
+    assert value == 0.0
+    assert grad == 0.0
+    value, grad = jax.value_and_grad(categorical.entropy)(jnp.asarray([logit, 0.0]))
+    assert value == 0.0
+    assert (grad == 0.0).all()
 
 
 @given(st.sampled_from(SHAPES), st.data())
@@ -147,6 +322,11 @@ def test_entropy_is_minus_the_expected_log_density(x64, key):
     assert abs(minus.mean() - normal.entropy(log_std)) < 4 * stderr
     expected = sum(stats.norm(0, s).entropy() for s in np.exp(log_std))
     np.testing.assert_allclose(normal.entropy(log_std), expected, rtol=1e-12)
+    cholesky = jnp.asarray([[2.0, 0.0], [-0.3, 0.4]])
+    expected = stats.multivariate_normal(cov=cholesky @ cholesky.T).entropy()
+    np.testing.assert_allclose(
+        multivariate_normal.entropy(cholesky), expected, rtol=1e-12
+    )
 
 
 CASES = {
@@ -178,6 +358,41 @@ CASES = {
             *(0.5 * jax.random.normal(k, (2, 2, 3))),
         ),
         (1, 2),
+    ),
+    "discretized_normal": (
+        functools.partial(discretized_normal.log_prob, levels=5),
+        lambda k: (
+            jax.random.randint(k, (2, 3), 0, 5),
+            *(0.5 * jax.random.normal(k, (2, 2, 3))),
+        ),
+        (1, 2),
+    ),
+    "mixture": (
+        mixture.log_prob,
+        lambda k: tuple(jax.random.normal(k, (2, 4))),
+        (0, 1),
+    ),
+    "discretized_logistic_mixture": (
+        lambda x, *p: discretized_logistic_mixture.log_prob(
+            x, discretized_logistic_mixture.Parameters(*p), levels=5
+        ),
+        lambda k: (jax.random.randint(k, (2, 1, 3), 0, 5), *image_parameters(k)),
+        (1, 2, 3, 4),
+    ),
+    "bernoulli entropy": (
+        bernoulli.entropy,
+        lambda k: (jax.random.normal(k, (2, 3)),),
+        (0,),
+    ),
+    "categorical entropy": (
+        categorical.entropy,
+        lambda k: (jax.random.normal(k, (2, 3)),),
+        (0,),
+    ),
+    "multivariate_normal entropy": (
+        multivariate_normal.entropy,
+        lambda k: (jnp.tril(jax.random.normal(k, (3, 3)), -1) + 2.0 * jnp.eye(3),),
+        (0,),
     ),
     "multivariate_normal": (
         multivariate_normal.log_prob,
@@ -275,6 +490,13 @@ def test_samples_have_the_frequencies_of_the_mass(key):
         ),
         [logistic(x, mean, log_scale) for x in levels],
     )
+    gaussian = functools.partial(discretized_normal.log_prob, levels=9)
+    assert_frequencies(
+        draws_of(
+            lambda k: discretized_normal.sample(k, mean, log_scale, levels=9), key
+        ),
+        [gaussian(x, mean, log_scale) for x in levels],
+    )
     assert_frequencies(
         draws_of(lambda k: categorical.sample(k, logits), key),
         [categorical.log_prob(x, logits) for x in levels],
@@ -283,6 +505,17 @@ def test_samples_have_the_frequencies_of_the_mass(key):
         draws_of(lambda k: bernoulli.sample(k, jnp.asarray(0.7)), key),
         [bernoulli.log_prob(jnp.asarray(x), jnp.asarray(0.7)) for x in (0.0, 1.0)],
     )
+
+
+def test_mixture_samples_have_the_frequencies_of_the_mass(key):
+    parameters = image_parameters(jax.random.key(5), height=1, components=2)
+    levels, sample = 3, discretized_logistic_mixture.sample
+    draws = draws_of(jax.jit(lambda k: sample(k, parameters, levels=levels)), key)
+    grid = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * 3, indexing="ij"), -1)
+    log_mass = jax.vmap(
+        lambda x: discretized_logistic_mixture.log_prob(x, parameters, levels=levels)
+    )(grid.reshape(-1, 1, 1, 3))
+    assert_frequencies(draws.reshape(-1, 3) @ np.asarray([9, 3, 1]), log_mass)
 
 
 def test_normal_samples_have_their_distribution(key):

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from jax.test_util import check_grads
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from vgm import divergences
 from vgm.densities import normal
@@ -153,3 +156,84 @@ def test_jit_and_vmap_give_the_plain_numbers(key, strict_dtypes):
     mapped = jax.vmap(divergences.kl_normal)
     np.testing.assert_allclose(mapped(*batch), plain, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(mapped)(*batch), plain, rtol=1e-6)
+
+
+compiled_kl_categorical = jax.jit(divergences.kl_categorical)
+
+
+@given(st.sampled_from([(), (3,), (2, 3)]), st.sampled_from([2, 9]), st.data())
+@settings(max_examples=30, deadline=None)
+def test_kl_categorical_equals_scipy(shape, levels, data):
+    reals = st.floats(-30, 30, width=32)
+    q, p = (
+        data.draw(hnp.arrays(np.float64, (*shape, levels), elements=reals))
+        for _ in range(2)
+    )
+    expected = special.rel_entr(special.softmax(q, -1), special.softmax(p, -1)).sum()
+    with jax.enable_x64(True):
+        actual = compiled_kl_categorical(jnp.asarray(q), jnp.asarray(p))
+    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+    single = compiled_kl_categorical(
+        jnp.asarray(q, jnp.float32), jnp.asarray(p, jnp.float32)
+    )
+    assert single >= 0.0
+    np.testing.assert_allclose(single, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_kl_categorical_is_exact_in_float32_when_q_is_near_p(key, distance):
+    q, step = jax.random.normal(key, (2, 6))
+    p = q + distance * step
+    with jax.enable_x64(True):
+        # The same float32 numbers in double precision: second order in d log p.
+        d = np.asarray(p, np.float64) - np.asarray(q, np.float64)
+        weight = special.softmax(np.asarray(q, np.float64))
+        cumulant = np.log(weight @ np.exp(d - weight @ d))
+    np.testing.assert_allclose(
+        divergences.kl_categorical(q, p), cumulant, rtol=3e-6 + 1e-16 / distance**2
+    )
+    assert divergences.kl_categorical(q, q) == 0.0
+    assert divergences.kl_categorical(q, q + 7.0) < 1e-12
+
+
+def test_kl_bernoulli_equals_the_written_out_sum(x64, key):
+    q, p = 3.0 * jax.random.normal(key, (2, 5))
+    a, b = special.expit(np.asarray(q)), special.expit(np.asarray(p))
+    expected = (a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))).sum()
+    np.testing.assert_allclose(divergences.kl_bernoulli(q, p), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("function", ["kl_categorical", "kl_bernoulli"])
+def test_discrete_divergences_at_extreme_logits(function):
+    q, p = jnp.asarray([1e4, -1e4]), jnp.asarray([-1e4, 1e4])
+    value, grads = jax.value_and_grad(getattr(divergences, function), (0, 1))(q, p)
+    # All mass on one level that the other gives e^-20000, or e^-10000 twice.
+    assert value == 2e4
+    assert all(jnp.isfinite(grad).all() for grad in grads)
+    sure = {"kl_categorical": jnp.log(3.0), "kl_bernoulli": 2 * jnp.log(2.0)}
+    logits = jnp.asarray([1e4, -1e4, -1e4])[: 3 if "cat" in function else 2]
+    flat = getattr(divergences, function)(logits, jnp.zeros_like(logits))
+    np.testing.assert_allclose(flat, sure[function], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.01, 3.0])
+@pytest.mark.parametrize("function", ["kl_categorical", "kl_bernoulli"])
+def test_discrete_gradients_equal_finite_differences(x64, key, function, scale):
+    q, step = jax.random.normal(key, (2, 2, 4))
+    arguments = tuple(map(np.asarray, (q, q + scale * step)))
+    check_grads(
+        lambda q, p: getattr(divergences, function)(jnp.asarray(q), jnp.asarray(p)),
+        arguments,
+        order=1,
+        modes=["rev"],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_discrete_divergences_under_jit_and_vmap(key):
+    q, p = jax.random.normal(key, (2, 4, 2, 3))
+    for function in (divergences.kl_categorical, divergences.kl_bernoulli):
+        plain = jnp.stack([function(a, b) for a, b in zip(q, p, strict=True)])
+        np.testing.assert_allclose(jax.vmap(function)(q, p), plain, rtol=1e-5)
+        np.testing.assert_allclose(jax.jit(jax.vmap(function))(q, p), plain, rtol=1e-5)

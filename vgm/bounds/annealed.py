@@ -83,17 +83,22 @@ def hmc(
 ) -> tuple[Latent, Scalar]:
     """One Hamiltonian transition that leaves exp(log_density) invariant (Neal 2011).
 
+    Its step size is drawn around the one given: trajectories of a fixed length can run
+    in half periods of a normal density, from z to -z and back, and never mix.
+
     Args:
         key: Random key, used once.
         z: Where it starts.
         log_density: Log density up to a constant, in nats.
-        step_size: Step size of the leapfrog integrator.
+        step_size: Mean step size of the leapfrog integrator.
         num_leapfrog: Leapfrog steps.
 
     Returns:
         Where it ends, and the probability of acceptance.
     """
-    key_momentum, key_accept = jax.random.split(key)
+    key_momentum, key_step, key_accept = jax.random.split(key, 3)
+    jitter = jax.random.uniform(key_step, dtype=z.dtype, minval=0.5, maxval=1.5)
+    step_size = step_size * jitter
     momentum = jax.random.normal(key_momentum, z.shape, z.dtype)
     gradient = jax.grad(log_density)
 
@@ -143,18 +148,33 @@ def forward(
     return jnp.sum(log_ratios), z
 
 
-def backward(key: PRNGKey, path: Path, z: Latent) -> Scalar:
+def backward(
+    key: PRNGKey, path: Path, z: Latent, *, num_refreshments: int = 20
+) -> Scalar:
     """One chain from an exact posterior sample to q: E[exp(-log w)] = 1 / p(x).
+
+    Many chains usually share the one z that is known. Each first moves on its own by
+    transitions that leave the posterior invariant, which keeps z exact: without them
+    the chains share the luck of z, and their spread does not show it.
 
     Args:
         key: Random key, used once.
         path: Densities and frozen transitions, as of ``forward``.
         z: An exact draw of p(z | x).
+        num_refreshments: Transitions at the posterior before the chain sets out.
 
     Returns:
         The log weight (2) along the way, in nats.
     """
-    keys = jax.random.split(key, len(path.step_sizes))
+    key_refresh, key_chain = jax.random.split(key)
+
+    def refresh(n: Array, z: Latent) -> Latent:
+        key = jax.random.fold_in(key_refresh, n)
+        b, step_size = path.inverse_temperatures[-1], path.step_sizes[-1]
+        return _transition(key, path, z, b, step_size)[0]
+
+    z = jax.lax.fori_loop(0, num_refreshments, refresh, z)
+    keys = jax.random.split(key_chain, len(path.step_sizes))
 
     def step(z: Latent, inputs: tuple[Array, ...]) -> tuple[Latent, Scalar]:
         key, b, increment, step_size = inputs

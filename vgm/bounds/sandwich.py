@@ -46,7 +46,8 @@ def interval(
 
     Args:
         log_w: Log weights with E[exp(log_w)] = p(x), at least 2.
-        log_w_backward: Log weights with E[exp(-log_w)] = 1 / p(x), at least 2.
+        log_w_backward: Log weights with E[exp(-log_w)] = 1 / p(x), at least 2, as
+            good as independent (``annealed.backward`` refreshes a shared z for that).
         confidence: Probability that the interval holds log p(x).
         tolerance: Greatest width, in nats, at which K was enough.
 

@@ -4,6 +4,7 @@ The trapezoidal rule on a wide grid converges exponentially for smooth integrand
 vanish at its ends (Trefethen & Weideman 2014).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,7 +42,8 @@ def grid(dim: int, *, half_width: float = 10.0, num_points: int = 401) -> Grid:
     side = jnp.linspace(-half_width, half_width, num_points)
     axes = jnp.meshgrid(*[side] * dim, indexing="ij")
     points = jnp.stack([axis.ravel() for axis in axes], axis=-1)
-    return Grid(points, dim * jnp.log(side[1] - side[0]))
+    spacing = 2.0 * half_width / (num_points - 1)
+    return Grid(points, jnp.asarray(dim * math.log(spacing), points.dtype))
 
 
 def log_evidence(

@@ -1,0 +1,341 @@
+"""Renyi bounds, Pareto tails, annealing and two-sided intervals, against oracles."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy import stats
+
+from vgm.bounds import annealed, importance, pareto, sandwich
+from vgm.densities import multivariate_normal, normal
+from vgm.oracles import linear_gaussian, quadrature
+
+
+def test_naive_evidence_is_the_mean_likelihood(x64, key):
+    """On the linear-Gaussian model, prior draws give p(x)."""
+    model = linear_gaussian.LinearGaussian(
+        0.5 * jnp.ones((3, 1)), jnp.zeros(3), jnp.zeros(())
+    )
+    x = jnp.asarray([0.3, -0.2, 1.0])
+    z = jax.random.normal(key, (100_000, 1))
+    log_likelihood = jax.vmap(lambda z: linear_gaussian.log_likelihood(model, x, z))(z)
+    error = importance.naive(log_likelihood) - linear_gaussian.log_evidence(model, x)
+    assert abs(error) < 4 * sandwich.log_mean_stderr(log_likelihood)
+
+
+ALPHAS = [-3.0, -0.5, 0.0, 0.5, 0.9, 0.999999, 1.0, 1.000001, 1.5, 4.0]
+
+
+@pytest.mark.parametrize("spread", [0.01, 2.0])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_renyi_equals_the_written_out_mean(x64, key, alpha, spread):
+    log_w = spread * jax.random.normal(key, (50,)) - 3.0
+    actual = importance.renyi(log_w, jnp.asarray(alpha))
+    if alpha == 1.0:
+        expected = np.mean(log_w)
+    else:
+        expected = np.log(np.mean(np.exp((1 - alpha) * log_w))) / (1 - alpha)
+    # The reference divides a rounding error of 1e-16 by 1 - alpha.
+    tolerance = 1e-12 + 1e-15 / max(abs(1 - alpha), 1e-15) * (alpha != 1.0)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=10 * tolerance)
+
+
+def test_renyi_keeps_its_digits_next_to_alpha_one(key):
+    """In float32 the slope in alpha at 1 is minus half the variance of log w."""
+    log_w = jax.random.normal(key, (50,)) - 1000.0
+    alphas = 1.0 + jnp.asarray([-1e-2, 0.0, 1e-2])
+    low, middle, high = jax.vmap(lambda a: importance.renyi(log_w, a))(alphas)
+    # Differences of numbers at 1000 nats, whose last digit is 6e-5.
+    slope = -0.5 * np.var(np.asarray(log_w, np.float64))
+    np.testing.assert_allclose(
+        [middle - low, high - middle], [slope / 100] * 2, atol=2e-4
+    )
+    centred = log_w - middle
+    tiny = jax.vmap(lambda a: importance.renyi(centred, a))(1.0 - 2.0**-20 * alphas)
+    assert jnp.abs(tiny).max() < 1e-5
+
+
+def test_renyi_never_rises_with_alpha_and_holds_the_known_bounds(x64, key):
+    log_w = 2.0 * jax.random.normal(key, (50,)) - 100.0
+    values = jax.vmap(lambda a: importance.renyi(log_w, a))(jnp.linspace(-5, 5, 201))
+    assert (jnp.diff(values) <= 0.0).all()
+    iwae = importance.iwae(log_w)
+    chex.assert_trees_all_close(
+        importance.renyi(log_w, jnp.zeros(())), iwae, rtol=1e-13
+    )
+    assert importance.renyi(log_w, jnp.asarray(-500.0)) > jnp.max(log_w) - 0.1
+    assert importance.renyi(log_w, jnp.asarray(500.0)) < jnp.min(log_w) + 0.1
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.0, 1.0 + 1e-9, 2.0])
+def test_renyi_gradients(x64, key, alpha):
+    log_w = np.asarray(jax.random.normal(key, (6,)))
+    check_grads(
+        lambda log_w: importance.renyi(jnp.asarray(log_w), jnp.asarray(alpha)),
+        (log_w,),
+        order=1,
+        modes=["rev"],
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"), [(0.0, -np.log(2)), (0.5, -2 * np.log(2)), (2.0, -np.inf)]
+)
+def test_renyi_with_a_weight_of_zero(alpha, expected):
+    log_w = jnp.asarray([0.0, -jnp.inf])
+    actual = importance.renyi(log_w, jnp.asarray(alpha))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_renyi_of_normals_is_the_gaussian_integral(x64, key):
+    """E w^(1-a) for normal q and posterior, oracle C, in one dimension."""
+    q_std, mean, exact, alpha = 0.8, 0.4, -2.0, 0.5
+    z = mean + q_std * jax.random.normal(key, (400_000,))
+    log_w = exact + jax.vmap(
+        lambda z: (
+            normal.log_prob(z, jnp.zeros(()), jnp.zeros(()))
+            - normal.log_prob(z, jnp.asarray(mean), jnp.log(q_std))
+        )
+    )(z)
+    # q^a p^(1-a) is normal with precision a / s^2 + 1 - a, around a weighted mean.
+    a = alpha / q_std**2
+    precision = a + 1 - alpha
+    exponent = -0.5 * (a * mean**2 - (a * mean) ** 2 / precision)
+    log_integral = exponent - 0.5 * np.log(precision) - alpha * np.log(q_std)
+    expected = exact + log_integral / (1 - alpha)
+    actual = importance.renyi(log_w, jnp.asarray(alpha))
+    stderr = sandwich.log_mean_stderr((1 - alpha) * log_w) / (1 - alpha)
+    assert abs(actual - expected) < 4 * stderr
+
+
+@pytest.mark.parametrize("index", [-0.3, 0.0, 0.4, 0.9])
+def test_pareto_fit_finds_a_generalised_pareto_law(x64, index):
+    draws = stats.genpareto(index, scale=2.0).rvs(2000, random_state=1)
+    tail = pareto.fit(jnp.sort(jnp.asarray(draws)))
+    # The estimate's standard error is about (1 + k) / sqrt(n) (Smith 1987).
+    assert abs(tail.shape - index) < 3 * (1 + index) / np.sqrt(2000)
+    assert abs(tail.scale / 2.0 - 1.0) < 0.15
+
+
+@pytest.mark.parametrize("std", [0.5, 0.7, 0.9])
+def test_pareto_index_of_two_normals_is_one_less_the_squared_ratio(x64, key, std):
+    """Target N(0, 1), proposal N(0, std^2): k = 1 - std^2."""
+    num_samples, num_repetitions = 40_000, 4
+    z = std * jax.random.normal(key, (num_repetitions, num_samples))
+    log_w = jnp.log(std) - 0.5 * z**2 * (1.0 - std**-2)
+    indices = jax.vmap(pareto.tail_index)(log_w)
+    expected = 1.0 - std**2
+    stderr = (1 + expected) / np.sqrt(pareto.tail_size(num_samples) * num_repetitions)
+    # The law is Pareto in the limit only, up to a power of a logarithm: 2 errors more.
+    assert abs(indices.mean() - expected) < 5 * stderr
+    assert (indices.mean() > pareto.GOOD_TAIL_INDEX) == (std < 0.55) or std == 0.5
+
+
+def test_pareto_smoothing_keeps_the_bulk_and_tames_the_tail(x64, key):
+    log_w = 1.5 * stats.norm.rvs(size=1000, random_state=3)
+    smoothed = pareto.smooth(jnp.asarray(log_w))
+    num_tail = pareto.tail_size(1000)
+    order = np.argsort(log_w)
+    np.testing.assert_array_equal(smoothed[order[:-num_tail]], log_w[order[:-num_tail]])
+    assert (np.diff(np.asarray(smoothed)[order]) >= 0.0).all()
+    assert smoothed.max() <= log_w.max()
+    # Quantiles of the fitted law: the tail's mean weight hardly moves.
+    tail, before = (np.exp(np.asarray(w)[order[-num_tail:]]) for w in (smoothed, log_w))
+    np.testing.assert_allclose(tail.mean(), before.mean(), rtol=0.1)
+    shifted = pareto.smooth(jnp.asarray(log_w) - 700.0)
+    np.testing.assert_allclose(shifted, smoothed - 700.0, rtol=1e-9)
+
+
+def test_constant_weights_have_no_tail():
+    log_w = jnp.full(100, -7.0)
+    assert pareto.tail_index(log_w) == -jnp.inf
+    np.testing.assert_array_equal(pareto.smooth(log_w), log_w)
+
+
+@pytest.fixture(scope="module")
+def nonlinear():
+    """A nonlinear model with two latents: log p(x, z) and its evidence on a grid."""
+    with jax.enable_x64(True):
+        weights = jnp.asarray([[1.5, -1.0], [0.5, 2.0], [-1.0, 0.3]])
+        x, log_std = jnp.asarray([1.0, -0.5, 0.2]), jnp.full(3, -1.2)
+
+        def log_joint(z):
+            mean = 2.0 * jnp.tanh(weights @ z)
+            return normal.log_prob(x, mean, log_std) + log_prior(z)
+
+        return log_joint, quadrature.log_evidence(log_joint, quadrature.grid(2))
+
+
+def log_prior(z):
+    return normal.log_prob(z, jnp.zeros_like(z), jnp.zeros_like(z))
+
+
+def sample_prior(key):
+    return jax.random.normal(key, (2,))
+
+
+def tuned(key, log_joint, num_steps, num_leapfrog=4):
+    path = annealed.Path(
+        log_prior,
+        log_joint,
+        annealed.sigmoid_schedule(num_steps),
+        jnp.full(num_steps, 0.3),
+        num_leapfrog,
+    )
+    steps = jax.jit(lambda k: annealed.tune(k, path, sample_prior).step_sizes)(key)
+    return path._replace(step_sizes=steps)
+
+
+def test_annealing_estimates_the_evidence_of_a_nonlinear_model(x64, key, nonlinear):
+    """E[w] = p(x) within 3 standard errors, each of them at most 0.02 nats."""
+    log_joint, exact = nonlinear
+    key_tune, key_run = jax.random.split(key)
+    path = tuned(key_tune, log_joint, num_steps=150)
+    run = jax.jit(jax.vmap(lambda k: annealed.forward(k, path, sample_prior)[0]))
+    log_w = run(jax.random.split(key_run, 4000))
+    stderr = sandwich.log_mean_stderr(log_w)
+    assert stderr <= 0.02
+    assert abs(importance.iwae(log_w) - exact) < 3 * stderr
+    # Better than as many plain draws from the prior.
+    z = jax.vmap(sample_prior)(jax.random.split(key_run, 4000))
+    plain = jax.vmap(lambda z: log_joint(z) - log_prior(z))(z)
+    assert stderr < 0.5 * sandwich.log_mean_stderr(plain)
+
+
+def test_one_temperature_is_plain_importance_sampling(x64, key, nonlinear):
+    log_joint, _ = nonlinear
+    path = annealed.Path(log_prior, log_joint, jnp.ones(1), jnp.full(1, 0.1), 1)
+    log_w, _ = annealed.forward(key, path, sample_prior)
+    z = sample_prior(jax.random.split(key)[0])
+    chex.assert_trees_all_close(log_w, log_joint(z) - log_prior(z), rtol=1e-12)
+
+
+def test_hmc_leaves_its_density_invariant(x64, key):
+    """Exact draws stay exact draws, though the steps are coarse."""
+    cholesky = jnp.asarray([[1.0, 0.0], [0.9, 0.5]])
+
+    def log_density(z):
+        return multivariate_normal.log_prob(z, jnp.ones(2), cholesky)
+
+    def one(key):
+        key_start, key_move = jax.random.split(key)
+        z = multivariate_normal.sample(key_start, jnp.ones(2), cholesky)
+        return annealed.hmc(
+            key_move, z, log_density, step_size=jnp.asarray(0.6), num_leapfrog=3
+        )
+
+    draws, acceptance = jax.jit(jax.vmap(one))(jax.random.split(key, 20_000))
+    assert 0.5 < acceptance.mean() < 0.95
+    for coordinate, variance in ((0, 1.0), (1, 0.81 + 0.25)):
+        law = stats.norm(1.0, np.sqrt(variance))
+        assert stats.kstest(np.asarray(draws[:, coordinate]), law.cdf).pvalue > 1e-3
+
+
+def test_hmc_mixes_where_a_fixed_trajectory_is_half_a_period(x64, key):
+    """31 steps of 0.1 are half a period of N(0, 1): z would go to -z, again and again."""
+
+    def one(key):
+        key_start, *keys = jax.random.split(key, 11)
+        start = z = jax.random.normal(key_start, (1,))
+        for key_move in keys:
+            z, _ = annealed.hmc(
+                key_move, z, log_prior, step_size=jnp.asarray(0.1), num_leapfrog=31
+            )
+        return start[0], z[0]
+
+    start, end = jax.jit(jax.vmap(one))(jax.random.split(key, 2000))
+    assert abs(np.corrcoef(start, end)[0, 1]) < 4 / np.sqrt(2000)
+
+
+def test_hmc_refuses_a_trajectory_that_leaves_the_numbers(key):
+    z, acceptance = annealed.hmc(
+        key,
+        jnp.ones(2),
+        lambda z: -jnp.sum(z**4),
+        step_size=jnp.asarray(1e3),
+        num_leapfrog=10,
+    )
+    np.testing.assert_array_equal(z, jnp.ones(2))
+    assert acceptance == 0.0
+
+
+def test_tuned_steps_accept_what_was_aimed_at(x64, key, nonlinear):
+    log_joint, _ = nonlinear
+    path = tuned(key, log_joint, num_steps=20)
+    assert path.step_sizes[-1] < path.step_sizes[0]
+
+    def final_acceptance(key):
+        key_run, key_move = jax.random.split(key)
+        _, z = annealed.forward(key_run, path, sample_prior)
+        return annealed.hmc(
+            key_move, z, log_joint, step_size=path.step_sizes[-1], num_leapfrog=4
+        )[1]
+
+    acceptance = jax.jit(jax.vmap(final_acceptance))(jax.random.split(key, 500)).mean()
+    assert abs(acceptance - annealed.TARGET_ACCEPTANCE) < 0.15
+
+
+def simulated_interval(key, num_steps, num_chains):
+    """log p(x) between two bounds, x simulated from a linear-Gaussian model."""
+    key_z, key_x, key_forward, key_backward = jax.random.split(key, 4)
+    model = linear_gaussian.LinearGaussian(
+        jnp.asarray([[1.0, 0.5], [-0.7, 1.2], [0.3, 0.3]]),
+        jnp.zeros(3),
+        jnp.asarray(-0.7),
+    )
+    z = sample_prior(key_z)
+    x = model.weights @ z + jnp.exp(model.log_std) * jax.random.normal(key_x, (3,))
+    path = annealed.Path(
+        log_prior,
+        lambda z: linear_gaussian.log_joint(model, x, z),
+        annealed.sigmoid_schedule(num_steps),
+        jnp.full(num_steps, 0.4),
+        3,
+    )
+    log_w, _ = jax.vmap(lambda k: annealed.forward(k, path, sample_prior))(
+        jax.random.split(key_forward, num_chains)
+    )
+    log_w_backward = jax.vmap(lambda k: annealed.backward(k, path, z))(
+        jax.random.split(key_backward, num_chains)
+    )
+    found = sandwich.interval(log_w, log_w_backward)
+    return found, linear_gaussian.log_evidence(model, x)
+
+
+@pytest.mark.parametrize(("num_steps", "num_chains"), [(10, 20), (30, 50)])
+def test_intervals_hold_the_evidence_in_95_of_100(x64, key, num_steps, num_chains):
+    run = jax.jit(jax.vmap(lambda k: simulated_interval(k, num_steps, num_chains)))
+    found, exact = run(jax.random.split(key, 100))
+    held = (found.lower <= exact) & (exact <= found.upper)
+    assert held.sum() >= 93
+    assert (found.lower <= found.lower_bound).all()
+    assert (found.upper_bound <= found.upper).all()
+    # The verdict means what it says.
+    np.testing.assert_array_equal(found.enough, found.upper - found.lower <= 0.1)
+    if num_steps == 30:
+        assert (found.upper - found.lower).mean() < 0.5
+
+
+def test_an_interval_of_exact_weights_is_the_evidence(x64):
+    log_w = jnp.full(4, -3.0)
+    found = sandwich.interval(log_w, log_w)
+    chex.assert_trees_all_close(found[:4], tuple([jnp.asarray(-3.0)] * 4), rtol=1e-15)
+    assert found.enough
+
+
+def test_interval_ends_are_normal_quantiles_of_the_mean(x64, key):
+    log_w = jax.random.normal(key, (200,))
+    found = sandwich.interval(log_w, log_w + 1.0, confidence=0.9)
+    weights = np.exp(np.asarray(log_w))
+    relative = weights.std(ddof=1) / weights.mean() / np.sqrt(200)
+    np.testing.assert_allclose(
+        found.lower, np.log(weights.mean()) - stats.norm.ppf(0.95) * relative
+    )
+    inverse = np.exp(-np.asarray(log_w) - 1.0)
+    relative = inverse.std(ddof=1) / inverse.mean() / np.sqrt(200)
+    np.testing.assert_allclose(
+        found.upper, -np.log(inverse.mean()) + stats.norm.ppf(0.95) * relative
+    )
