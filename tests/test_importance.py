@@ -235,7 +235,7 @@ def test_hmc_leaves_its_density_invariant(x64, key):
 
 
 def test_hmc_mixes_where_a_fixed_trajectory_is_half_a_period(x64, key):
-    """31 steps of 0.1 are half a period of N(0, 1): z would go to -z, again and again."""
+    """31 steps of 0.1 are half a period of N(0, 1): z would go to -z and back."""
 
     def one(key):
         key_start, *keys = jax.random.split(key, 11)

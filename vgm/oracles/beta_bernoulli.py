@@ -28,6 +28,25 @@ class Beta(NamedTuple):
     b: Scalar
 
 
+def log_beta(prior: Beta) -> Scalar:
+    """Logarithm of the beta function B(a, b), a beta density's normaliser.
+
+    By three log gammas: JAX's ``betaln`` keeps 8 digits only.
+
+    >>> import jax.numpy as jnp
+    >>> float(log_beta(Beta(jnp.ones(()), jnp.ones(()))))
+    0.0
+
+    Args:
+        prior: a and b.
+
+    Returns:
+        log B(a, b).
+    """
+    a, b = prior
+    return jsp.special.gammaln(a) + jsp.special.gammaln(b) - jsp.special.gammaln(a + b)
+
+
 def log_prior(prior: Beta, logit: Scalar) -> Scalar:
     """Log density of the logit of r under the prior, its Jacobian included, in nats.
 
@@ -39,7 +58,7 @@ def log_prior(prior: Beta, logit: Scalar) -> Scalar:
         The log density over the logit.
     """
     log_r, log_not_r = jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)
-    return prior.a * log_r + prior.b * log_not_r - jsp.special.betaln(*prior)
+    return prior.a * log_r + prior.b * log_not_r - log_beta(prior)
 
 
 def log_joint(prior: Beta, x: Float[Array, " tosses"], logit: Scalar) -> Scalar:
@@ -86,4 +105,4 @@ def log_evidence(prior: Beta, x: Float[Array, " tosses"]) -> Scalar:
     Returns:
         The exact log evidence.
     """
-    return jsp.special.betaln(*posterior(prior, x)) - jsp.special.betaln(*prior)
+    return log_beta(posterior(prior, x)) - log_beta(prior)

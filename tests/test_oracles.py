@@ -1,0 +1,282 @@
+"""The oracles themselves, against brute force in NumPy and SciPy."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, special, stats
+
+from vgm import oracles
+from vgm.bounds import importance
+from vgm.densities import categorical, multivariate_normal, normal
+from vgm.oracles import (
+    beta_bernoulli,
+    enumeration,
+    linear_chain,
+    linear_gaussian,
+    quadrature,
+)
+
+SIZES = (4, 3, 2, 2)
+
+
+@pytest.fixture
+def chain(x64, key):
+    """z_3 -> z_2 -> z_1 -> x, all layers of different shapes but the last."""
+
+    def conditional(key, output, size):
+        a, b, c = jax.random.split(key, 3)
+        factor = jnp.tril(0.4 * jax.random.normal(c, (output, output)), -1)
+        return linear_chain.Conditional(
+            jax.random.normal(a, (output, size)),
+            jax.random.normal(b, (output,)),
+            factor + 0.7 * jnp.eye(output),
+        )
+
+    keys = jax.random.split(key, 3)
+    layers = zip(keys, SIZES[:-1], SIZES[1:], strict=True)
+    return tuple(conditional(*layer) for layer in layers)
+
+
+def joint_normal(chain):
+    """Mean and covariance of (x, z_1, z_2, z_3), by stacking noise sources."""
+    total = sum(SIZES)
+    starts = np.cumsum((0, *SIZES))
+    mixing, mean = np.zeros((total, total)), np.zeros(total)
+    top = slice(starts[3], starts[4])
+    mixing[top, top] = np.eye(SIZES[3])
+    for layer in (2, 1, 0):
+        own, above = (slice(starts[i], starts[i + 1]) for i in (layer, layer + 1))
+        weights, bias, factor = map(np.asarray, chain[layer])
+        mixing[own] = weights @ mixing[above]
+        mixing[own, own] += factor
+        mean[own] = weights @ mean[above] + bias
+    return mean, mixing @ mixing.T, starts
+
+
+def conditional_of(mean, covariance, wanted, given, values):
+    """Mean and covariance of some coordinates given others."""
+    solved = np.linalg.solve(
+        covariance[np.ix_(given, given)], covariance[np.ix_(given, wanted)]
+    ).T
+    centre = mean[wanted] + solved @ (values - mean[given])
+    return centre, covariance[np.ix_(wanted, wanted)] - solved @ covariance[
+        np.ix_(given, wanted)
+    ]
+
+
+def test_chain_evidence_and_joint_equal_one_big_normal(chain, key):
+    mean, covariance, starts = joint_normal(chain)
+    point = np.asarray(jax.random.normal(key, (sum(SIZES),)))
+    x, *latents = (point[a:b] for a, b in itertools.pairwise(starts))
+    law = stats.multivariate_normal(mean[:4], covariance[:4, :4])
+    np.testing.assert_allclose(
+        linear_chain.log_evidence(chain, jnp.asarray(x)), law.logpdf(x), rtol=1e-11
+    )
+    joint = linear_chain.log_joint(
+        chain, jnp.asarray(x), tuple(map(jnp.asarray, latents))
+    )
+    expected = stats.multivariate_normal(mean, covariance).logpdf(point)
+    np.testing.assert_allclose(joint, expected, rtol=1e-11)
+    laws = linear_chain.marginals(chain)
+    for law, a, b in zip(laws, starts[:-1], starts[1:], strict=True):
+        np.testing.assert_allclose(law.mean, mean[a:b], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(law.covariance, covariance[a:b, a:b], rtol=1e-11)
+
+
+def test_chain_posteriors_are_conditionals_of_the_big_normal(chain, key):
+    mean, covariance, starts = joint_normal(chain)
+    x = np.asarray(jax.random.normal(key, (4,)))
+    blocks = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
+    up = linear_chain.bottom_up_posterior(chain)
+    down = linear_chain.top_down_posterior(chain, jnp.asarray(x))
+    below = x
+    for layer in range(3):
+        # q(z_t | z_{t-1}) is p(z_t | z_{t-1}, x): x adds nothing.
+        given = np.concatenate([blocks[0], blocks[layer]]) if layer else blocks[0]
+        values = np.concatenate([x, below]) if layer else x
+        centre, spread = conditional_of(
+            mean, covariance, blocks[layer + 1], given, values
+        )
+        weights, bias, factor = map(np.asarray, up[layer])
+        np.testing.assert_allclose(weights @ below + bias, centre, rtol=1e-9)
+        np.testing.assert_allclose(factor @ factor.T, spread, rtol=1e-9, atol=1e-12)
+        below = centre + 0.3
+    above = np.zeros(0)
+    for layer in (2, 1, 0):
+        given = np.concatenate([blocks[0], *blocks[layer + 2 :][:1]])
+        centre, spread = conditional_of(
+            mean, covariance, blocks[layer + 1], given, np.concatenate([x, above])
+        )
+        weights, bias, factor = map(np.asarray, down[layer])
+        np.testing.assert_allclose(weights @ above + bias, centre, rtol=1e-9)
+        np.testing.assert_allclose(factor @ factor.T, spread, rtol=1e-9, atol=1e-12)
+        above = centre - 0.2
+
+
+def test_chain_weights_are_constant_at_the_exact_posteriors(chain, key):
+    x = jax.random.normal(key, (4,))
+    up = linear_chain.bottom_up_posterior(chain)
+    down = linear_chain.top_down_posterior(chain, x)
+    exact = linear_chain.log_evidence(chain, x)
+    for key_draw in jax.random.split(key, 3):
+        for z, log_q in (
+            linear_chain.sample_bottom_up(key_draw, up, x),
+            linear_chain.sample_top_down(key_draw, down),
+        ):
+            weight = linear_chain.log_joint(chain, x, z) - log_q
+            np.testing.assert_allclose(weight, exact, atol=1e-10)
+
+
+def test_diagonal_conditionals_leave_their_closed_gap(chain, key):
+    """The best top z with independent coordinates: 1/2 (sum log P_ii - log det P)."""
+    x = jax.random.normal(key, (4,))
+    steep = chain[2]._replace(weights=jnp.asarray([[2.0, 1.5], [1.0, 1.2]]))
+    chain = (*chain[:2], steep)
+    down = linear_chain.top_down_posterior(chain, x)
+    precision = np.linalg.inv(np.asarray(down[2].cholesky @ down[2].cholesky.T))
+    factor = jnp.diag(jnp.asarray(np.diag(precision) ** -0.5))
+    diagonal = (*down[:2], down[2]._replace(cholesky=factor))
+
+    def log_w(key):
+        z, log_q = linear_chain.sample_top_down(key, diagonal)
+        return linear_chain.log_joint(chain, x, z) - log_q
+
+    draws = jax.jit(jax.vmap(log_w))(jax.random.split(key, 20_000))
+    expected = 0.5 * (
+        np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1]
+    )
+    assert expected > 0.05
+    gap = linear_chain.log_evidence(chain, x) - draws
+    assert abs(gap.mean() - expected) < 4 * gap.std() / np.sqrt(len(gap))
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (0.5, 2.5), (30.0, 2.0)])
+def test_beta_bernoulli_equals_quadrature_over_the_probability(x64, a, b):
+    prior = beta_bernoulli.Beta(jnp.asarray(a), jnp.asarray(b))
+    x = jnp.asarray([1.0, 1.0, 0.0, 1.0])
+    mass, _ = integrate.quad(lambda r: stats.beta(a, b).pdf(r) * r**3 * (1 - r), 0, 1)
+    evidence = beta_bernoulli.log_evidence(prior, x)
+    np.testing.assert_allclose(evidence, np.log(mass), rtol=1e-8)
+    posterior = beta_bernoulli.posterior(prior, x)
+    assert tuple(posterior) == (a + 3, b + 1)
+    # Bayes' rule at a point of the logit.
+    logit = jnp.asarray(0.4)
+    left = beta_bernoulli.log_joint(prior, x, logit)
+    right = evidence + beta_bernoulli.log_prior(posterior, logit)
+    np.testing.assert_allclose(left, right, rtol=1e-12)
+    r = special.expit(0.4)
+    density = stats.beta(a, b).logpdf(r) + np.log(r * (1 - r))
+    np.testing.assert_allclose(
+        beta_bernoulli.log_prior(prior, logit), density, rtol=1e-12
+    )
+
+
+def test_enumeration_equals_sums_written_out(x64, key):
+    log_joint = jax.random.normal(key, (4,)) - 2.0
+    q_logits = jnp.asarray([0.1, -1.0, 0.7, 0.0])
+    joint = np.exp(np.asarray(log_joint))
+    q = special.softmax(np.asarray(q_logits))
+    np.testing.assert_allclose(
+        enumeration.log_evidence(log_joint), np.log(joint.sum()), rtol=1e-13
+    )
+    np.testing.assert_allclose(
+        enumeration.posterior(log_joint), joint / joint.sum(), rtol=1e-12
+    )
+    elbo = (q * np.log(joint / q)).sum()
+    np.testing.assert_allclose(enumeration.elbo(log_joint, q_logits), elbo, rtol=1e-12)
+    pairs = sum(
+        q[i] * q[j] * np.log((joint[i] / q[i] + joint[j] / q[j]) / 2)
+        for i in range(4)
+        for j in range(4)
+    )
+    np.testing.assert_allclose(
+        enumeration.iwae(log_joint, q_logits, num_samples=2), pairs, rtol=1e-12
+    )
+    one = enumeration.iwae(log_joint, q_logits, num_samples=1)
+    np.testing.assert_allclose(one, elbo, rtol=1e-12)
+
+
+def test_enumerated_bound_is_the_mean_of_drawn_ones(x64, key):
+    log_joint = jax.random.normal(key, (4,)) - 2.0
+    q_logits = jnp.asarray([0.1, -1.0, 0.7, 0.0])
+    log_q = jax.nn.log_softmax(q_logits)
+    states = jax.random.categorical(key, q_logits, shape=(40_000, 3))
+    assert categorical.log_prob(jnp.asarray(2), q_logits) == log_q[2]
+    draws = jax.vmap(importance.iwae)((log_joint - log_q)[states])
+    exact = enumeration.iwae(log_joint, q_logits, num_samples=3)
+    assert abs(draws.mean() - exact) < 4 * draws.std() / np.sqrt(len(draws))
+
+
+def test_quadrature_equals_scipy_on_a_nonlinear_model(x64):
+    x = 0.8
+
+    def log_joint(z):
+        zero = jnp.zeros(1)
+        likelihood = normal.log_prob(jnp.full(1, x), jnp.sin(3 * z), jnp.full(1, -1.0))
+        return likelihood + normal.log_prob(z, zero, zero)
+
+    def joint(z):
+        return stats.norm(np.sin(3 * z), np.exp(-1.0)).pdf(x) * stats.norm.pdf(z)
+
+    mass, _ = integrate.quad(joint, -12, 12, limit=400, epsabs=1e-13)
+    grid = quadrature.grid(1)
+    np.testing.assert_allclose(
+        quadrature.log_evidence(log_joint, grid), np.log(mass), rtol=1e-10
+    )
+    second, _ = integrate.quad(lambda z: z * z * joint(z) / mass, -12, 12, limit=400)
+    found = quadrature.posterior_mean(lambda z: z**2, log_joint, grid)
+    np.testing.assert_allclose(found, [second], rtol=1e-9)
+    assert quadrature.grid(2, num_points=11).points.shape == (121, 2)
+
+
+def certified(key, shift, num_repetitions=1024):
+    model = linear_gaussian.LinearGaussian(
+        jnp.asarray([[1.0, 0.4], [-0.6, 0.9]]), jnp.zeros(2), jnp.asarray(-0.3)
+    )
+    x = jnp.asarray([0.5, -1.0])
+    posterior = linear_gaussian.mean_field_posterior(model, x)
+    q = posterior._replace(cholesky=1.3 * posterior.cholesky)
+
+    def log_weight(key):
+        z = multivariate_normal.sample(key, *q)
+        log_joint = linear_gaussian.log_joint(model, x, z)
+        return log_joint - multivariate_normal.log_prob(z, *q) + shift
+
+    exact = linear_gaussian.log_evidence(model, x)
+    gap = exact - linear_gaussian.elbo(model, x, q)
+    found = oracles.certify(key, log_weight, exact, num_repetitions=num_repetitions)
+    return found, gap
+
+
+def test_a_right_estimator_is_certified(x64, key):
+    certificate, gap = certified(key, 0.0)
+    assert abs(certificate.bias_in_stderrs) < 3
+    assert certificate.rises.all()
+    assert abs(certificate.gap[0] - gap) < 4 * certificate.gap_stderr[0]
+    table = str(certificate)
+    assert "passes" in table
+    assert "rises" in table
+    assert "    64   " in table
+
+
+def test_a_wrong_estimator_is_found_out(x64, key):
+    """Noise of mean 0 inside the logarithm, a shift: E[w] is no longer p(x)."""
+    certificate, _ = certified(key, 0.05)
+    assert certificate.bias_in_stderrs > 5
+    np.testing.assert_allclose(certificate.bias, np.expm1(0.05), atol=0.01)
+    assert "FAILS" in str(certificate)
+
+
+def test_a_bound_that_falls_with_k_is_found_out(key):
+    falling = oracles.certificate.Certificate(
+        jnp.zeros(()),
+        jnp.zeros(()),
+        (1, 2),
+        jnp.asarray([0.1, 0.2]),
+        jnp.asarray([0.01, 0.01]),
+        jnp.asarray([False]),
+    )
+    assert "DOES NOT RISE" in str(falling)
