@@ -4,10 +4,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from vgm import cli
 from vgm.errors import UserError
+from vgm.evaluation import likelihood
 from vgm.experiment import directory
-from vgm.experiment.results import number
+from vgm.experiment.tables import number
 
 SAME = ("observation", "binarization", "data", "split", "test_digest")
 
@@ -39,8 +42,11 @@ def compare(arguments: list[str] | None) -> None:
                     f"numbers cannot be compared; compare runs of one {name}"
                 )
     bits = first["bits_per_dim"] is not None
-    rows = [_row(str(path), result, bits=bits) for path, result in finished]
-    baseline = ["independent pixels", "", number(first["baseline_nats"], 2), ""]
+    rows = [
+        _row(str(path), result, _difference(path, first_path), bits=bits)
+        for path, result in finished
+    ]
+    baseline = ["independent pixels", "", number(first["baseline_nats"], 2), "", ""]
     if bits:
         baseline.append(number(first["baseline_bits_per_dim"], 3))
     rows.append([*baseline, "", "", ""])
@@ -53,18 +59,32 @@ def compare(arguments: list[str] | None) -> None:
 
 
 def _header(*, bits: bool) -> list[str]:
-    header = ["run", "ELBO", "log evidence", "K"]
+    header = ["run", "ELBO", "log evidence", "K", "less the first"]
     if bits:
         header.append("bits/dim")
     return [*header, "parameters", "steps", "training s"]
 
 
-def _row(name: str, result: dict, *, bits: bool) -> list[str]:
+def _difference(path: Path, first: Path) -> str:
+    """Paired difference of the evidences, example by example."""
+    values, before = (directory.read_likelihoods(run) for run in (path, first))
+    if path == first or values is None or before is None:
+        return "-"
+    if "example" not in values or "example" not in before:
+        return "-"
+    if not np.array_equal(values["example"], before["example"]):
+        return "-"
+    gain = likelihood.paired_difference(values["log_evidence"], before["log_evidence"])
+    return f"{gain.mean:+.2f} ± {number(gain.stderr, 2)}"
+
+
+def _row(name: str, result: dict, difference: str, *, bits: bool) -> list[str]:
     row = [
         name,
         _measured(result, "elbo_nats", "elbo_stderr", 2),
         _measured(result, "log_evidence_nats", "log_evidence_stderr", 2),
         str(result["num_importance_samples"]),
+        difference,
     ]
     if bits:
         row.append(_measured(result, "bits_per_dim", "bits_per_dim_stderr", 3))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vgm import cli, experiment
-from vgm.experiment import directory, results
+from vgm.experiment import directory, results, tables
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Arguments:
     """K of the evidence; the run's own if not given."""
     data_path: Path | None = None
     """Where the data are now, if they moved."""
+    surgery: bool = False
+    """Split the divergence into information and mismatch of the prior."""
     output: Path | None = None
     """File for the numbers, as JSON; it must not exist."""
 
@@ -51,7 +53,17 @@ def evaluate(arguments: list[str] | None) -> None:
         numbers, _ = experiment.evaluate(
             prepared, params, split=args.split, reporter=reporter
         )
-    rows = results.result_table(numbers)
+    rows = tables.result_table(numbers)
+    if args.surgery:
+        parts = results.dissect(prepared, params, split=args.split)
+        how = {
+            "average_kl": "mean KL(q(z | x) ‖ p(z)), at most 2000 examples",
+            "mutual_information": "of z and which example; at most log of their number",
+            "marginal_kl": "KL(mean of q(z | x) ‖ p(z))",
+        }
+        for name, value in parts._asdict().items():
+            numbers[f"{name}_nats"] = float(value)
+            rows.append((name.replace("_", " "), f"{float(value):.2f} nats", how[name]))
     cli.print_table(f"{args.run}", rows, header=("quantity", "value", "how"))
     if args.output is not None:
         directory.write_json(args.output, numbers)

@@ -68,7 +68,9 @@ def identity(section: str, statement: str) -> Callable[..., Any]:
     return enter
 
 
-def linear_case() -> tuple[Any, Any, Any]:
+def linear_case() -> tuple[
+    linear_gaussian.LinearGaussian, jax.Array, linear_gaussian.Normal
+]:
     """A linear-Gaussian model, an observation, and a q that is not the posterior."""
     keys = jax.random.split(jax.random.key(0), 5)
     model = linear_gaussian.LinearGaussian(

@@ -3,7 +3,7 @@
 import sys
 
 from vgm import cli, configs, experiment
-from vgm.experiment import directory, results
+from vgm.experiment import directory, tables
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def train(arguments: list[str] | None) -> None:
     run_dir = directory.run_directory(config)
     cli.print_table(
         f"{result['preset']} on {result['data']} ({result['observation']})",
-        results.result_table(result),
+        tables.result_table(result),
         header=("quantity", "value", "how"),
     )
     print(f"report: {run_dir / 'report.html'}")

@@ -158,7 +158,7 @@ def test_weights_enter_the_loss_and_nothing_else(key):
     weight = jnp.asarray([1.0, 2.0, 0.0, 0.5])
     for value_and_grad in (
         objective.negative_elbo(model),
-        objective.negative_iwae(model, num_samples=3),
+        objective.negative_bound(model, num_samples=3),
     ):
         (loss, terms), _ = value_and_grad(key, params, Batch(x, None, weight))
         (even, same), _ = value_and_grad(key, params, Batch(x, None, jnp.ones(4)))
@@ -172,7 +172,7 @@ def test_iwae_with_one_sample_has_the_gradient_of_the_log_weight(key):
         event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
     )
     params = model.init(key, x)
-    (loss, _), grads = objective.negative_iwae(model, num_samples=1)(
+    (loss, _), grads = objective.negative_bound(model, num_samples=1)(
         key, params, Batch(x, None, jnp.ones(4))
     )
     draw = jax.random.split(jax.random.split(key)[1], 1)[0]
@@ -190,7 +190,7 @@ def test_iwae_gradient_weights_samples_by_their_importance(x64, key):
         event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
     )
     params = model.init(key, x)
-    _, grads = objective.negative_iwae(model, num_samples=5)(
+    _, grads = objective.negative_bound(model, num_samples=5)(
         key, params, Batch(x, None, jnp.ones(1))
     )
     keys = jax.random.split(jax.random.split(key)[1], 5)

@@ -13,6 +13,18 @@ Condition = Any
 """A pytree of arrays with a leading batch axis (labels, vectors), or None."""
 
 
+class Masked(NamedTuple):
+    """Observations some of whose numbers are missing: the mask travels with x.
+
+    Attributes:
+        values: Numbers; anything finite where missing.
+        observed: True where the number is known.
+    """
+
+    values: Any
+    observed: Any
+
+
 class Batch(NamedTuple):
     """Examples, what they are conditioned on, and how much each one counts.
 

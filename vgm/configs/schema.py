@@ -21,6 +21,9 @@ class DataConfig:
     """What log p is of: integers, bits, grey values as Bernoulli targets, reals."""
     binarization: Literal["static", "dynamic"] = "static"
     """For binary: grey pixels are drawn once, or afresh at every use."""
+    missing: Literal["none", "nan"] = "none"
+    """What marks a number as missing; for density. The bound is then on log p of the
+    numbers observed."""
     num_validation: int = 5000
     """Training examples held out, where the data have no validation split."""
 
@@ -59,6 +62,11 @@ class ObjectiveConfig:
     """The ELBO, or the importance-weighted bound of num_samples draws."""
     num_samples: int = 1
     """Draws of z an example (K)."""
+    gradient: Literal[
+        "pathwise", "sticking-the-landing", "score-function", "vimco", "dreg"
+    ] = "pathwise"
+    """Estimator of the gradient: for elbo pathwise (divergence in closed form),
+    sticking-the-landing or score-function; for iwae pathwise, vimco or dreg."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +276,12 @@ _FAMILIES = {
 }
 
 
+_GRADIENTS = {
+    "elbo": ("pathwise", "sticking-the-landing", "score-function"),
+    "iwae": ("pathwise", "vimco", "dreg"),
+}
+
+
 def validate(config: Config) -> None:
     """Check every number and every combination.
 
@@ -287,8 +301,31 @@ def validate(config: Config) -> None:
             f"model.likelihood must be {' or '.join(families)} for data.observation "
             f"{config.data.observation!r}; got {config.model.likelihood!r}"
         )
-    if config.objective.name == "iwae" and config.model.dropout:
+    if config.data.missing != "none" and config.data.observation != "density":
         raise UserError(
-            "model.dropout must be 0 with objective.name 'iwae': its draws share one "
-            f"encoding; got {config.model.dropout}"
+            "data.missing 'nan' needs data.observation 'density': integers have no "
+            f"NaN; got {config.data.observation!r}"
+        )
+    _validate_objective(config)
+
+
+def _validate_objective(config: Config) -> None:
+    spec = config.objective
+    allowed = _GRADIENTS[spec.name]
+    if spec.gradient not in allowed:
+        raise UserError(
+            f"objective.gradient must be {' or '.join(allowed)} for objective.name "
+            f"{spec.name!r}; got {spec.gradient!r}"
+        )
+    if spec.gradient in ("score-function", "vimco") and spec.num_samples < 2:
+        raise UserError(
+            "objective.num-samples must be at least 2 for objective.gradient "
+            f"{spec.gradient!r}: the other draws are its baseline; got 1"
+        )
+    on_weights = spec.name == "iwae" or spec.gradient != "pathwise"
+    if on_weights and config.model.dropout:
+        raise UserError(
+            f"model.dropout must be 0 with objective.name {spec.name!r} and gradient "
+            f"{spec.gradient!r}: their draws share one encoding; got "
+            f"{config.model.dropout}"
         )

@@ -99,11 +99,12 @@ def read_amat(path: Path) -> np.ndarray:
     return digits.reshape(-1, 28, 28, 1)
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path, *, missing: str = "none") -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` file, checked.
 
     Args:
         path: File.
+        missing: "nan" where NaN marks a missing number, "none" where it is an error.
 
     Returns:
         Arrays by name.
@@ -126,9 +127,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: {name} has dtype {array.dtype}; expected unsigned integers "
                 "(levels) or floats"
             )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype.kind != "f":
+            continue
+        if np.isinf(array).any() or (missing == "none" and np.isnan(array).any()):
             raise UserError(
-                f"{path}: {name} holds NaN or infinity; remove those examples"
+                f"{path}: {name} holds NaN or infinity; remove those examples, or read "
+                "NaN as missing with --data.missing nan"
             )
     return arrays
 

@@ -21,7 +21,9 @@ FOLDER_HELP = (
 )
 
 
-def load(name: str, path: Path | None, *, num_validation: int) -> Dataset:
+def load(
+    name: str, path: Path | None, *, num_validation: int, missing: str = "none"
+) -> Dataset:
     """Load a data set into memory.
 
     Args:
@@ -31,6 +33,7 @@ def load(name: str, path: Path | None, *, num_validation: int) -> Dataset:
             the embedded digits or TFDS's own directory.
         num_validation: Examples held out at the end of the training split where the
             data have no validation split of their own; 0 for none.
+        missing: "nan" where NaN marks a missing number in an ``.npz``.
 
     Returns:
         The data set.
@@ -41,7 +44,7 @@ def load(name: str, path: Path | None, *, num_validation: int) -> Dataset:
     if path is None:
         dataset = load_digits() if name == "digits" else None
     else:
-        dataset = _load_path(name, path)
+        dataset = _load_path(name, path, missing)
     if dataset is None:
         dataset = load_tfds(name, path)
     if dataset.validation is None:
@@ -149,12 +152,12 @@ def _image_dataset(train: Split, validation: Split | None, test: Split) -> Datas
     return Dataset(train, validation, test, levels)
 
 
-def _load_path(name: str, path: Path) -> Dataset | None:
+def _load_path(name: str, path: Path, missing: str) -> Dataset | None:
     """Original files, or None where ``path`` is a TFDS directory."""
     if not path.exists():
         raise UserError(f"data.path {path} does not exist; give a folder or a file")
     if path.is_file():
-        return _load_file(path)
+        return _load_file(path, missing)
     if (path / name).is_dir():
         return None
     for pattern, loader in _FOLDERS:
@@ -162,13 +165,13 @@ def _load_path(name: str, path: Path) -> Dataset | None:
             return loader(path)
     archives = sorted(path.glob("*.npz"))
     if len(archives) == 1:
-        return _load_npz(archives[0])
+        return _load_npz(archives[0], missing)
     raise UserError(f"data.path {path} holds no data set {name!r}: {FOLDER_HELP}")
 
 
-def _load_file(path: Path) -> Dataset:
+def _load_file(path: Path, missing: str) -> Dataset:
     if path.suffix == ".npz":
-        return _load_npz(path)
+        return _load_npz(path, missing)
     if path.suffix == ".mat":
         return _load_omniglot(path)
     raise UserError(
@@ -220,12 +223,12 @@ def _load_omniglot(path: Path) -> Dataset:
     return Dataset(train, None, test, levels=256)
 
 
-def _load_npz(path: Path) -> Dataset:
-    arrays = files.read_npz(path)
-    missing = {"x_train", "x_test"} - arrays.keys()
-    if missing:
+def _load_npz(path: Path, missing: str) -> Dataset:
+    arrays = files.read_npz(path, missing=missing)
+    absent = {"x_train", "x_test"} - arrays.keys()
+    if absent:
         raise UserError(
-            f"{path} lacks {' and '.join(sorted(missing))}; expected x_train, x_test "
+            f"{path} lacks {' and '.join(sorted(absent))}; expected x_train, x_test "
             "and optionally x_valid, y_train, y_valid, y_test, levels"
         )
     x = {split: arrays[f"x_{split}"] for split in ("train", "test")}

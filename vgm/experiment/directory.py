@@ -196,6 +196,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def read_likelihoods(run_dir: Path) -> dict[str, np.ndarray] | None:
+    """Log likelihoods of a finished run's test examples, one by one.
+
+    Args:
+        run_dir: Folder of the run.
+
+    Returns:
+        Arrays by name, or None where the run left none.
+    """
+    path = run_dir / "likelihoods.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
 def save_params(path: Path, params: Params) -> None:
     """Write parameters as one ``.npz``, named by their place in the pytree.
 

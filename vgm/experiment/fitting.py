@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vgm import configs
+from vgm.bounds import gradients
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
 from vgm.experiment import directory, setup
@@ -217,13 +218,22 @@ def value_and_grad(
         UserError: If the model does not offer what the objective needs.
     """
     spec = config.objective
-    if spec.name == "elbo":
+    if spec.name == "elbo" and spec.gradient == "pathwise":
         return objective.negative_elbo(model, num_samples=spec.num_samples)
     if not isinstance(model, LatentVariableModel):
         raise UserError(
-            "objective.name 'iwae' needs a model with latent variables; use 'elbo'"
+            f"objective.name {spec.name!r} with gradient {spec.gradient!r} needs a "
+            "model with latent variables; use 'elbo' and 'pathwise'"
         )
-    return objective.negative_iwae(model, num_samples=spec.num_samples)
+    estimators = {
+        "elbo": gradients.ELBO_ESTIMATORS,
+        "iwae": gradients.IWAE_ESTIMATORS,
+    }
+    return objective.negative_bound(
+        model,
+        num_samples=spec.num_samples,
+        estimator=estimators[spec.name][spec.gradient],
+    )
 
 
 def make_step(

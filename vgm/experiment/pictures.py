@@ -12,7 +12,7 @@ from vgm.evaluation import figures
 from vgm.experiment import setup
 from vgm.experiment.setup import Experiment
 from vgm.models import Reconstructing
-from vgm.types import Params, PRNGKey
+from vgm.types import Masked, Params, PRNGKey
 
 MAX_FIGURE_IMAGES = 100
 
@@ -54,6 +54,7 @@ def draw_figures(
         )
         some = jax.tree.map(lambda leaf: jnp.asarray(leaf[:50]), test)
         x = jax.jit(experiment.observe)(key_observe, some.x)
+        shown = x.values if isinstance(x, Masked) else x
         means = jax.jit(experiment.model.reconstruct)(
             key_reconstruct, params, x, some.condition
         )
@@ -62,7 +63,7 @@ def draw_figures(
             [
                 (
                     "test examples",
-                    figures.image_grid(np.asarray(x), columns=10, top=top),
+                    figures.image_grid(np.asarray(shown), columns=10, top=top),
                 ),
                 (
                     "reconstructions",

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vgm import configs, evaluation
+from vgm.data.arrays import take
 from vgm.errors import UserError
-from vgm.evaluation import likelihood
-from vgm.experiment import directory, pictures, setup
+from vgm.evaluation import likelihood, surgery
+from vgm.experiment import directory, pictures, setup, tables
 from vgm.experiment.fitting import Fit
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
@@ -79,6 +80,7 @@ def evaluate(
         "log_evidence": evidence.log_evidence,
         "effective_samples": evidence.effective_samples,
         "baseline": np.asarray(baseline),
+        "example": setup.example_digests(examples.x),
     }
     numbers = _numbers(experiment, split, terms, by_example)
     if isinstance(model, LatentVariableModel):
@@ -99,6 +101,7 @@ def _baseline(experiment: Experiment, key: PRNGKey, stored: Batch) -> Any:
             observe(key_observe, test),
             observation=config.data.observation,
             levels=experiment.form.levels,
+            missing=config.data.missing != "none",
         )
 
     return baseline(jnp.asarray(experiment.dataset.train.x), stored.x)
@@ -118,6 +121,41 @@ def _active_units(
 
     means = getattr(encode(params, stored), "mean", None)
     return None if means is None else likelihood.active_units(means)
+
+
+def dissect(
+    experiment: Experiment, params: Params, *, split: str = "test", limit: int = 2000
+) -> surgery.Surgery:
+    """Where a split's average divergence goes (``evaluation.surgery``).
+
+    Args:
+        experiment: Experiment.
+        params: Parameters.
+        split: "test" or "validation".
+        limit: Most examples used: their pairs are taken.
+
+    Returns:
+        The parts, in nats.
+
+    Raises:
+        UserError: If the model has no latents.
+    """
+    model, config = experiment.model, experiment.config
+    if not isinstance(model, LatentVariableModel):
+        raise UserError("--surgery needs a model with latent variables")
+    examples = take(getattr(experiment.dataset, split), slice(0, limit))
+    stored = setup.stored_batch(examples, conditional=config.model.conditional)
+    key_observe, key_terms, key_z = jax.random.split(setup.run_keys(config).test, 3)
+
+    @jax.jit
+    def parts(params: Params, stored: Batch) -> surgery.Surgery:
+        x = experiment.observe(key_observe, stored.x)
+        terms = model.elbo_terms(key_terms, params, x, stored.condition)
+        encoding = model.encode(params, x, stored.condition)
+        average = jnp.mean(terms.prior_matching)
+        return surgery.elbo_surgery(key_z, params, encoding, average, model=model)
+
+    return jax.device_get(parts(params, jax.device_put(stored)))
 
 
 def _numbers(
@@ -185,6 +223,7 @@ def report(
         "test_digest": experiment.form.test_digest,
         **numbers,
         "objective": f"{config.objective.name}-{config.objective.num_samples}",
+        "gradient": config.objective.gradient,
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "train_steps": int(fit.state.step),
         "selected_step": best.step,
@@ -198,8 +237,8 @@ def report(
     drawn = pictures.draw_figures(experiment, run_dir, best.params, rows)
     page = evaluation.report.render(
         f"{config.preset}: {config.data.name}",
-        summary=_summary(result),
-        results=result_table(result),
+        summary=tables.summary(result),
+        results=tables.result_table(result),
         figures=drawn,
         config=configs.to_dict(config),
         versions=result["versions"],
@@ -216,103 +255,4 @@ def _binarization(experiment: Experiment) -> str | None:
     # Data stored as bits are static, whatever the flag.
     return (
         experiment.config.data.binarization if experiment.form.levels > 2 else "static"
-    )
-
-
-def number(value: float | None, digits: int) -> str:
-    """A number for people; a dash for none.
-
-    >>> number(1.256, 2), number(None, 2)
-    ('1.26', '-')
-
-    Args:
-        value: Number, or None.
-        digits: Digits after the point.
-
-    Returns:
-        Its text.
-    """
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The numbers of a result as rows for people: quantity, value with unit, origin.
-
-    Args:
-        result: Content of ``result.json``.
-
-    Returns:
-        The rows.
-    """
-    examples = f"{result['num_examples']} {result['split']} examples"
-    draws = f"{result['num_elbo_samples']} draws each"
-    k = result["num_importance_samples"]
-
-    def measured(name: str, digits: int) -> str:
-        value, stderr = result[f"{name}_nats"], result[f"{name}_stderr"]
-        return f"{number(value, digits)} ± {number(stderr, digits)} nats"
-
-    ess = number(result["median_effective_samples"], 1)
-    table = [
-        ("ELBO", measured("elbo", 2), f"{examples}, {draws}"),
-        ("  reconstruction", f"{number(result['reconstruction_nats'], 2)} nats", ""),
-        ("  prior matching", f"{number(result['prior_matching_nats'], 2)} nats", ""),
-        (
-            f"evidence, {k} samples",
-            measured("log_evidence", 2),
-            f"lower bound on log p(x); median effective sample size {ess}",
-        ),
-    ]
-    if result["bits_per_dim"] is not None:
-        bits, stderr = result["bits_per_dim"], result["bits_per_dim_stderr"]
-        table.append(
-            (
-                "bits/dim",
-                f"{number(bits, 3)} ± {number(stderr, 3)}",
-                "from the evidence",
-            )
-        )
-        table.append(
-            (
-                "bits/dim of the baseline",
-                f"{number(result['baseline_bits_per_dim'], 3)}",
-                "independent pixels fitted to the training split",
-            )
-        )
-    else:
-        table.append(
-            (
-                "baseline",
-                f"{number(result['baseline_nats'], 2)} nats",
-                "independent pixels fitted to the training split",
-            )
-        )
-    if result.get("active_units") is not None:
-        table.append(
-            ("active units", str(result["active_units"]), "Var E[z | x] > 0.01")
-        )
-    if "train_seconds" in result:
-        steps, rate = result["train_steps"], result["steps_per_second"]
-        table.append(
-            (
-                "training",
-                f"{number(result['train_seconds'], 1)} s",
-                f"{steps} steps, {rate:.0f} a second; parameters of step "
-                f"{result['selected_step']}",
-            )
-        )
-    return table
-
-
-def _summary(result: dict[str, Any]) -> str:
-    meaning = {
-        "levels": "log p is the mass of the integer levels",
-        "binary": "log p is the mass of zeros and ones",
-        "grey-bernoulli": "grey values as Bernoulli targets: a bound on E log p(b), "
-        "b ~ Bernoulli(x), and no likelihood of x",
-        "density": "log p is a density",
-    }[result["observation"]]
-    return (
-        f"{result['model']} with {result['num_params']:,} parameters on "
-        f"{result['data']}, observation {result['observation']}: {meaning}."
     )

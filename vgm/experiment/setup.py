@@ -4,13 +4,14 @@ import hashlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vgm import configs, data, models
 from vgm.data import observations
 from vgm.errors import UserError
 from vgm.models import GenerativeModel
-from vgm.types import Batch, Params, PRNGKey
+from vgm.types import Batch, Masked, Params, PRNGKey
 
 
 class DataForm(NamedTuple):
@@ -61,7 +62,10 @@ def prepare(config: configs.Config) -> Experiment:
     """
     configs.validate(config)
     dataset = data.load(
-        config.data.name, config.data.path, num_validation=config.data.num_validation
+        config.data.name,
+        config.data.path,
+        num_validation=config.data.num_validation,
+        missing=config.data.missing,
     )
     observations.require_observable(dataset, config.data.observation)
     if config.data.observation == "binary" and config.data.binarization == "static":
@@ -91,6 +95,20 @@ def data_form(dataset: data.Dataset) -> DataForm:
     num_classes = 0 if labels is None else int(labels.max()) + 1
     shape = tuple(dataset.train.x.shape[1:])
     return DataForm(shape, dataset.levels, num_classes, _digest(dataset.test.x))
+
+
+def example_digests(x: np.ndarray) -> np.ndarray:
+    """A hash of each example, to match the examples of two runs.
+
+    Args:
+        x: Stored examples.
+
+    Returns:
+        One 64-bit integer an example.
+    """
+    rows = np.ascontiguousarray(x).reshape(len(x), -1)
+    hashes = [hashlib.sha256(row.tobytes()).digest()[:8] for row in rows]
+    return np.frombuffer(b"".join(hashes), np.uint64)
 
 
 def _digest(x: np.ndarray) -> str:
@@ -140,6 +158,7 @@ def build_model(config: configs.Config, form: DataForm) -> GenerativeModel:
         "num_classes": form.num_classes if spec.conditional else 0,
         "activation": spec.activation,
         "dropout": spec.dropout,
+        "missing": config.data.missing != "none",
     }
     if spec.architecture == "conv":
         return models.vae.conv(channels=spec.channels, **shared)
@@ -170,11 +189,26 @@ def observer(config: configs.Config, form: DataForm) -> Any:
     Returns:
         A function of (key, stored values).
     """
+    if config.data.missing == "nan":
+        return lambda key, x: mask_nan(x)
     return observations.observer(
         config.data.observation,
         levels=form.levels,
         binarization=config.data.binarization,
     )
+
+
+def mask_nan(x: Any) -> Masked:
+    """Observations with NaN for what is missing, as values and a mask.
+
+    Args:
+        x: Floats.
+
+    Returns:
+        Float32 values, 0 where missing, and the mask.
+    """
+    observed = ~jnp.isnan(x)
+    return Masked(jnp.where(observed, x, 0.0).astype(jnp.float32), observed)
 
 
 def init_params(key: Any, model: GenerativeModel, data: Batch, observe: Any) -> Params:

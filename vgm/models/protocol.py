@@ -84,6 +84,12 @@ class LatentVariableModel(GenerativeModel, Protocol):
 class Reconstructing(Protocol):
     """A model that can show the mean of p(x | z)."""
 
+    def mean(
+        self, params: Params, latents: Latents, condition: Condition = None
+    ) -> Any:
+        """E[x | z], on the scale of x."""
+        ...
+
     def reconstruct(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
     ) -> Any:

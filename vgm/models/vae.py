@@ -199,12 +199,21 @@ class VAE:
         outputs = self._decode_prior(key_z, params, num_samples, condition)
         return jax.vmap(self.likelihood.mean)(outputs)
 
+    def mean(
+        self,
+        params: Params,
+        latents: Float[Array, "batch latent"],
+        condition: Condition = None,
+    ) -> Float[Array, " batch *event"]:
+        """E[x | z], on the scale of x."""
+        return jax.vmap(self.likelihood.mean)(self.decode(params, latents, condition))
+
     def reconstruct(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch *event"]:
         """E[x | z] at one z ~ q(z | x)."""
         z = self.propose(key, params, self.encode(params, x, condition))
-        return jax.vmap(self.likelihood.mean)(self.decode(params, z, condition))
+        return self.mean(params, z, condition)
 
     def _decode_prior(
         self, key: PRNGKey, params: Params, num_samples: int, condition: Condition
@@ -240,6 +249,7 @@ def mlp(
     activation: str = "relu",
     kernel_init: str = "lecun_normal",
     dropout: float = 0.0,
+    missing: bool = False,
 ) -> VAE:
     """A VAE of two multilayer perceptrons, the decoder mirroring the encoder.
 
@@ -253,11 +263,12 @@ def mlp(
         activation: Name of the activation.
         kernel_init: Name of the initialiser.
         dropout: Probability of dropping a hidden unit while training.
+        missing: x comes as ``Masked``.
 
     Returns:
         The model.
     """
-    family = likelihoods.likelihood(likelihood, levels=levels)
+    family = likelihoods.likelihood(likelihood, levels=levels, missing=missing)
     output_shape = (*event_shape, family.num_outputs)
     shared = {
         "activation": activation,
@@ -292,6 +303,7 @@ def conv(
     num_classes: int = 0,
     activation: str = "relu",
     dropout: float = 0.0,
+    missing: bool = False,
 ) -> VAE:
     """A VAE for images: two strided convolutions, then dense layers; mirrored back.
 
@@ -305,12 +317,13 @@ def conv(
         num_classes: Number of classes of an integer condition; 0 without.
         activation: Name of the activation.
         dropout: Probability of dropping a dense unit while training.
+        missing: x comes as ``Masked``.
 
     Returns:
         The model.
     """
     networks.require_image(event_shape)
-    family = likelihoods.likelihood(likelihood, levels=levels)
+    family = likelihoods.likelihood(likelihood, levels=levels, missing=missing)
     height, width, image_channels = event_shape
     smallest = (height // 4) * (width // 4) * 2 * channels
     shared = {"activation": activation, "dropout": dropout}

@@ -11,13 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.bounds import importance
+from vgm.bounds import gradients
 from vgm.bounds.elbo import ElboTerms
-from vgm.models.protocol import (
-    GenerativeModel,
-    LatentVariableModel,
-    log_weight_given,
-)
+from vgm.models.protocol import GenerativeModel, LatentVariableModel
 from vgm.types import Batch, Params, PRNGKey, Scalar
 
 ValueAndGrad = Callable[
@@ -66,14 +62,22 @@ def negative_elbo(model: GenerativeModel, *, num_samples: int = 1) -> ValueAndGr
     return _differentiate(loss)
 
 
-def negative_iwae(model: LatentVariableModel, *, num_samples: int) -> ValueAndGrad:
-    """Minus the mean K-sample bound (Burda et al. 2016, eq. 8), encoder computed once.
+def negative_bound(
+    model: LatentVariableModel,
+    *,
+    num_samples: int,
+    estimator: gradients.Estimator = gradients.iwae_pathwise,
+) -> ValueAndGrad:
+    """Minus the mean of a bound on drawn weights, by any gradient estimator.
 
-    The terms it returns are the ELBO's, from one further draw without gradients.
+    The encoder is computed once an example. The terms it returns are the ELBO's, from
+    one further draw without gradients.
 
     Args:
         model: A model whose q and p are separate functions.
-        num_samples: K, the number of importance samples.
+        num_samples: Draws of the latents for each example (K).
+        estimator: A function of ``bounds.gradients``; the K-sample bound of Burda et
+            al. (2016, eq. 8) unless given.
 
     Returns:
         The objective.
@@ -81,18 +85,18 @@ def negative_iwae(model: LatentVariableModel, *, num_samples: int) -> ValueAndGr
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
         key_terms, key_weights = jax.random.split(key)
-        encoding = model.encode(params, batch.x, batch.condition)
-
-        def log_weight(key: PRNGKey) -> Float[Array, " batch"]:
-            return log_weight_given(
-                key, model, params, batch.x, encoding, batch.condition
-            )
-
-        log_w = jax.vmap(log_weight)(jax.random.split(key_weights, num_samples))
-        bound = jax.vmap(importance.iwae, in_axes=1)(log_w)
-        terms = model.elbo_terms(
-            key_terms, jax.lax.stop_gradient(params), batch.x, batch.condition
+        x, condition = batch.x, batch.condition
+        system = gradients.System(
+            lambda key, params: model.propose(
+                key, params, model.encode(params, x, condition)
+            ),
+            lambda params, z: model.log_joint(params, x, z, condition),
+            lambda params, z: model.log_posterior(
+                params, model.encode(params, x, condition), z
+            ),
         )
+        bound = estimator(key_weights, params, system, num_samples=num_samples)
+        terms = model.elbo_terms(key_terms, jax.lax.stop_gradient(params), x, condition)
         return -weighted_mean(bound, batch.weight), terms
 
     return _differentiate(loss)

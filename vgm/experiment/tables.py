@@ -1,0 +1,110 @@
+"""The numbers of a result, for people."""
+
+from typing import Any
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number for people; a dash for none.
+
+    >>> number(1.256, 2), number(None, 2)
+    ('1.26', '-')
+
+    Args:
+        value: Number, or None.
+        digits: Digits after the point.
+
+    Returns:
+        Its text.
+    """
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The numbers of a result as rows for people: quantity, value with unit, origin.
+
+    Args:
+        result: Content of ``result.json``.
+
+    Returns:
+        The rows.
+    """
+    examples = f"{result['num_examples']} {result['split']} examples"
+    draws = f"{result['num_elbo_samples']} draws each"
+    k = result["num_importance_samples"]
+
+    def measured(name: str, digits: int) -> str:
+        value, stderr = result[f"{name}_nats"], result[f"{name}_stderr"]
+        return f"{number(value, digits)} ± {number(stderr, digits)} nats"
+
+    ess = number(result["median_effective_samples"], 1)
+    table = [
+        ("ELBO", measured("elbo", 2), f"{examples}, {draws}"),
+        ("  reconstruction", f"{number(result['reconstruction_nats'], 2)} nats", ""),
+        ("  prior matching", f"{number(result['prior_matching_nats'], 2)} nats", ""),
+        (
+            f"evidence, {k} samples",
+            measured("log_evidence", 2),
+            f"lower bound on log p(x); median effective sample size {ess}",
+        ),
+    ]
+    if result["bits_per_dim"] is not None:
+        bits, stderr = result["bits_per_dim"], result["bits_per_dim_stderr"]
+        table.append(
+            (
+                "bits/dim",
+                f"{number(bits, 3)} ± {number(stderr, 3)}",
+                "from the evidence",
+            )
+        )
+        table.append(
+            (
+                "bits/dim of the baseline",
+                f"{number(result['baseline_bits_per_dim'], 3)}",
+                "independent pixels fitted to the training split",
+            )
+        )
+    else:
+        table.append(
+            (
+                "baseline",
+                f"{number(result['baseline_nats'], 2)} nats",
+                "independent pixels fitted to the training split",
+            )
+        )
+    if result.get("active_units") is not None:
+        table.append(
+            ("active units", str(result["active_units"]), "Var E[z | x] > 0.01")
+        )
+    if "train_seconds" in result:
+        steps, rate = result["train_steps"], result["steps_per_second"]
+        table.append(
+            (
+                "training",
+                f"{number(result['train_seconds'], 1)} s",
+                f"{steps} steps, {rate:.0f} a second; parameters of step "
+                f"{result['selected_step']}",
+            )
+        )
+    return table
+
+
+def summary(result: dict[str, Any]) -> str:
+    """One sentence on what a result is of.
+
+    Args:
+        result: Content of ``result.json``.
+
+    Returns:
+        The sentence.
+    """
+    meaning = {
+        "levels": "log p is the mass of the integer levels",
+        "binary": "log p is the mass of zeros and ones",
+        "grey-bernoulli": "grey values as Bernoulli targets: a bound on E log p(b), "
+        "b ~ Bernoulli(x), and no likelihood of x",
+        "density": "log p is a density",
+    }[result["observation"]]
+    return (
+        f"{result['model']} with {result['num_params']:,} parameters on "
+        f"{result['data']}, observation {result['observation']}: {meaning}."
+    )
