@@ -1,0 +1,290 @@
+"""Mutation testing of the mathematics: break each operator once, see a test go red.
+
+    python scripts/mutate.py [--modules PART] [--workers 2] [--output FILE]
+
+Every arithmetic operator, comparison, number and a few calls of densities, divergences,
+bounds and what lies under them are changed, one at a time, in a copy of the package;
+the tests named in ``SUITES`` run against the copy until one fails. A mutant that no
+test notices survives. Needs a system that can fork.
+"""
+
+import argparse
+import ast
+import copy
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 150
+
+SUITES = {
+    "densities": "tests/test_densities.py",
+    "numerics": "tests/test_densities.py tests/test_importance.py tests/test_bounds.py",
+    "divergences": "tests/test_divergences.py",
+    "bounds/elbo": "tests/test_bounds.py",
+    "bounds/importance": "tests/test_bounds.py tests/test_importance.py",
+    "bounds/pareto": "tests/test_importance.py",
+    "bounds/annealed": "tests/test_importance.py",
+    "bounds/sandwich": "tests/test_importance.py",
+    "bounds/gradients": "tests/test_gradients.py",
+}
+"""Tests for the modules whose path begins so; the longest match counts."""
+
+SELECT = {
+    "densities/bernoulli": "bernoulli or discrete_entrop or frequencies",
+    "densities/categorical": "categorical or discrete_entrop or frequencies",
+    "densities/discretized_logistic": "logistic",
+    "densities/discretized_logistic_mixture": "mixture",
+    "densities/discretized_normal": "discretized_normal or samples_have",
+    "densities/mixture": "mixture",
+    "densities/multivariate_normal": "multivariate or entropy or samples",
+    "densities/normal": "normal or entropy",
+    "bounds/pareto": "pareto or constant_weights",
+    "bounds/annealed": "anneal or hmc or temperature or tuned or intervals_hold",
+    "bounds/sandwich": "interval or naive",
+}
+"""Which of those tests, where few of a file concern the module."""
+
+BINARY = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.MatMult: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+}
+COMPARISONS = {
+    ast.Lt: ast.GtE,
+    ast.Gt: ast.LtE,
+    ast.LtE: ast.Gt,
+    ast.GtE: ast.Lt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+}
+CALLS = {
+    "sum": "mean",
+    "mean": "sum",
+    "max": "min",
+    "min": "max",
+    "maximum": "minimum",
+    "minimum": "maximum",
+    "exp": "expm1",
+    "expm1": "exp",
+    "log": "log1p",
+    "log1p": "log",
+    "abs": "negative",
+    "tril": "triu",
+    "sort": "asarray",
+    "stop_gradient": "asarray",
+    "softmax": "log_softmax",
+    "log_softmax": "softmax",
+}
+
+
+class Mutant(NamedTuple):
+    """One change.
+
+    Attributes:
+        module: Path in the package.
+        line: Line of the change.
+        change: What became what.
+        source: The module with the change.
+    """
+
+    module: str
+    line: int
+    change: str
+    source: str
+
+
+def sites(tree: ast.AST) -> Iterator[ast.AST]:
+    """Nodes of the program's arithmetic: no annotations, no error messages."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Raise | ast.AnnAssign):
+            continue
+        if isinstance(node, ast.FunctionDef):
+            yield from _within(node)
+        elif isinstance(node, ast.arguments):
+            # Defaults, not annotations.
+            for default in [*node.defaults, *node.kw_defaults]:
+                if default is not None:
+                    yield default
+                    yield from sites(default)
+        else:
+            yield node
+            yield from sites(node)
+
+
+def _within(function: ast.FunctionDef) -> Iterator[ast.AST]:
+    yield from sites(ast.Module([function.args], []))
+    for statement in function.body:
+        yield from sites(ast.Module([statement], []))
+
+
+def changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
+    """What a node can become: a description, and a function that changes it."""
+    if isinstance(node, ast.BinOp) and type(node.op) in BINARY:
+        new = BINARY[type(node.op)]
+        yield (
+            f"{type(node.op).__name__} to {new.__name__}",
+            lambda n: setattr(n, "op", new()),
+        )
+    elif isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
+        new = COMPARISONS[type(node.ops[0])]
+        yield (
+            f"{type(node.ops[0]).__name__} to {new.__name__}",
+            lambda n: setattr(n, "ops", [new()]),
+        )
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield "sign dropped", lambda n: setattr(n, "op", ast.UAdd())
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        value = node.value
+        yield (
+            f"{value} to {value + 1}",
+            lambda n: setattr(n, "value", value + 1),
+        )
+    elif isinstance(node, ast.Attribute) and node.attr in CALLS:
+        new_name = CALLS[node.attr]
+        yield f"{node.attr} to {new_name}", lambda n: setattr(n, "attr", new_name)
+
+
+def mutants(path: Path, module: str) -> Iterator[Mutant]:
+    """Every mutant of a module, in order."""
+    tree = ast.parse(path.read_text())
+    count = len(list(sites(tree)))
+    for position in range(count):
+        node = list(sites(tree))[position]
+        for description, _ in changes(node):
+            changed = copy.deepcopy(tree)
+            target = list(sites(changed))[position]
+            for _, apply in changes(target):
+                apply(target)
+            line = getattr(node, "lineno", 0)
+            yield Mutant(module, line, description, ast.unparse(changed))
+
+
+def suite(module: str) -> list[str]:
+    """Arguments of pytest for a module."""
+    match = max((n for n in SUITES if module.startswith(n)), key=len)
+    arguments = SUITES[match].split()
+    if module in SELECT:
+        arguments += ["-k", SELECT[module]]
+    return arguments
+
+
+def survives(mutant: Mutant, folder: Path) -> str:
+    """Run the tests against a mutant in a fork: "killed", "timeout" or "survived"."""
+    package = folder / "vgm" / f"{mutant.module}.py"
+    original = package.read_text()
+    package.write_text(mutant.source)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(TIMEOUT)
+        code = 1
+        try:
+            code = _run(mutant.module, folder)
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    package.write_text(original)
+    if os.WIFSIGNALED(status):
+        return "timeout"
+    return "survived" if os.WEXITSTATUS(status) == 0 else "killed"
+
+
+def _run(module: str, folder: Path) -> int:
+    import pytest
+
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    os.environ["PYTEST_XDIST_WORKER"] = f"mutants-{folder.name}"
+    os.chdir(ROOT)
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:jaxtyping"]
+    options += ["-o", "addopts=--import-mode=importlib", "-p", "no:xdist"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    return int(pytest.main([*options, *suite(module)]))
+
+
+def work(arguments: tuple[int, list[Mutant]]) -> list[tuple[Mutant, str]]:
+    """Test a share of the mutants, each in a copy of the package."""
+    number, share = arguments
+    # Imported before the forks, so that no child pays for it; no device is touched.
+    import chex  # noqa: F401
+    import hypothesis  # noqa: F401
+    import jax  # noqa: F401
+    import scipy.stats  # noqa: F401
+
+    folder = Path(tempfile.mkdtemp(prefix=f"mutants{number}-"))
+    shutil.copytree(ROOT / "vgm", folder / "vgm")
+    for module in sorted({mutant.module for mutant in share}):
+        source = (folder / "vgm" / f"{module}.py").read_text()
+        if survives(Mutant(module, 0, "nothing", source), folder) != "survived":
+            raise SystemExit(f"the tests of {module} fail without any change")
+    results = []
+    for done, mutant in enumerate(share, 1):
+        start = time.perf_counter()
+        verdict = survives(mutant, folder)
+        results.append((mutant, verdict))
+        seconds = time.perf_counter() - start
+        print(
+            f"[{number}] {done}/{len(share)} {verdict:8s} {mutant.module}:"
+            f"{mutant.line} {mutant.change} ({seconds:.0f} s)",
+            flush=True,
+        )
+    shutil.rmtree(folder)
+    return results
+
+
+def collect(part: str) -> list[Mutant]:
+    """The mutants of all modules whose path contains ``part``."""
+    found = []
+    for path in sorted((ROOT / "vgm").rglob("*.py")):
+        module = path.relative_to(ROOT / "vgm").with_suffix("").as_posix()
+        wanted = any(module.startswith(name) for name in SUITES) and part in module
+        if wanted and path.name != "__init__.py":
+            found += mutants(path, module)
+    return found
+
+
+def main() -> None:
+    """Test every mutant; print and write what survived."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--modules", default="", help="part of a module's path")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=None)
+    args = parser.parse_args()
+    found = collect(args.modules)
+    shares = [(n, found[n :: args.workers]) for n in range(args.workers)]
+    with multiprocessing.get_context("fork").Pool(args.workers) as pool:
+        results = [pair for share in pool.map(work, shares) for pair in share]
+    survivors = [mutant for mutant, verdict in results if verdict == "survived"]
+    killed = len(results) - len(survivors)
+    print(f"{killed} of {len(results)} mutants died ({killed / len(results):.1%})")
+    for mutant in survivors:
+        print(f"survived: vgm/{mutant.module}.py:{mutant.line} {mutant.change}")
+    if args.output is not None:
+        rows = [
+            {"module": m.module, "line": m.line, "change": m.change, "verdict": v}
+            for m, v in results
+        ]
+        args.output.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
