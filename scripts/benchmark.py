@@ -1,4 +1,4 @@
-"""Measure: scripts/benchmark.py loop."""
+"""Measure: scripts/benchmark.py loop, or core."""
 
 import functools
 import sys
@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vgm import cli, configs, data
+from vgm import cli, configs, data, divergences
+from vgm.densities import bernoulli, categorical, normal
 from vgm.experiment import directory, fitting, setup
 from vgm.training import loop, sharding
 from vgm.training.step import init_state
@@ -23,12 +24,13 @@ from vgm.types import Batch
 class Arguments:
     """Time parts of the library against the least code that could do the same."""
 
-    what: Literal["loop"]
-    """loop: the training loop against a bare lax.scan of the same step."""
+    what: Literal["loop", "core"]
+    """loop: the training loop against a bare lax.scan of the same step; core: log
+    densities and divergences against numpyro's and torch's, where installed."""
     data_path: Path | None = None
     """MNIST's original files; random images of the same size if not given."""
     repetitions: int = 9
-    """Epochs timed for each side, alternating."""
+    """Times each side is timed, alternating."""
     output: Path | None = None
     """File for the numbers, as JSON; it must not exist."""
 
@@ -41,36 +43,182 @@ def benchmark(arguments: list[str] | None) -> None:
     args = cli.parse(Arguments, arguments, prog="benchmark.py")
     if args.output is not None:
         directory.require_new_file(args.output, "--output")
-    sides = loop_sides(args.data_path)
-    seconds = {name: [] for name in sides}
-    for run in sides.values():
-        run()  # compile
-    for _ in range(args.repetitions):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    rows = [
-        [name, *(f"{value * 1e3:.1f}" for value in spread(times))]
-        for name, times in seconds.items()
-    ]
-    ratios = np.divide(seconds["vgm loop"], seconds["bare scan"])
-    rows.append(["ratio, pair by pair", *(f"{value:.3f}" for value in spread(ratios))])
-    cli.print_table(
-        "One epoch of vae-mnist, ms", rows, header=("side", "min", "median", "max")
-    )
+    if args.what == "loop":
+        title = "One epoch of vae-mnist, ms"
+        groups = {"training loop": loop_sides(args.data_path)}
+    else:
+        title = f"{CORE_SHAPE[0]} events of {CORE_SHAPE[1]} numbers, ms"
+        groups = core_sides()
+    measured = {
+        name: measure(sides, args.repetitions) for name, sides in groups.items()
+    }
+    rows = [row for name, sides in measured.items() for row in table(name, sides)]
+    header = ("what", "side", "min", "median", "max", "vgm / side, min median max")
+    cli.print_table(title, rows, header=header)
     if args.output is not None:
         content = {
-            "seconds": seconds,
-            "ratio": dict(zip(("min", "median", "max"), spread(ratios), strict=True)),
+            "seconds": measured,
             "data": "random" if args.data_path is None else "mnist",
             "versions": directory.versions(),
         }
         directory.write_json(args.output, content)
 
 
+def measure(
+    sides: dict[str, Callable[[], None]], repetitions: int
+) -> dict[str, list[float]]:
+    """Seconds of each side, alternating."""
+    seconds = {name: [] for name in sides}
+    for run in sides.values():
+        run()  # compile
+    for _ in range(repetitions):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def table(what: str, seconds: dict[str, list[float]]) -> list[list[str]]:
+    """Rows of one group; ratios are taken pair by pair, the library's time first."""
+    rows = []
+    for name, times in seconds.items():
+        ratio = ""
+        if name != "vgm":
+            pairs = spread(np.divide(seconds["vgm"], times))
+            ratio = " ".join(f"{value:.3f}" for value in pairs)
+        row = [f"{value * 1e3:.1f}" for value in spread(times)]
+        rows.append([what, name, *row, ratio])
+    return rows
+
+
 def spread(values: Any) -> tuple[float, float, float]:
     return float(np.min(values)), float(np.median(values)), float(np.max(values))
+
+
+CORE_SHAPE = (100_000, 64)
+CORE_LEVELS = 4
+
+
+def core_sides() -> dict[str, dict[str, Callable[[], None]]]:
+    """Densities and divergences, beside numpyro and torch where they are installed."""
+    rng = np.random.default_rng(0)
+    numbers = {
+        name: rng.normal(size=CORE_SHAPE).astype(np.float32)
+        for name in ("x", "mean", "log_std", "p_mean", "p_log_std")
+    }
+    bits = (rng.random(CORE_SHAPE) < 0.5).astype(np.float32)
+    levels = rng.integers(0, CORE_LEVELS, CORE_SHAPE).astype(np.int32)
+    logits, p_logits = (
+        rng.normal(size=(*CORE_SHAPE, CORE_LEVELS)).astype(np.float32) for _ in range(2)
+    )
+    mean, log_std = numbers["mean"], numbers["log_std"]
+    arguments = {
+        "normal log density": (numbers["x"], mean, log_std),
+        "Bernoulli log mass": (bits, mean),
+        "categorical log mass": (levels, logits),
+        "normal KL": (mean, log_std, numbers["p_mean"], numbers["p_log_std"]),
+        "standard normal KL": (mean, log_std),
+        "Bernoulli KL": (mean, log_std),
+        "categorical KL": (logits, p_logits),
+    }
+    groups: dict[str, dict[str, Callable[[], None]]] = {}
+    for name, values in arguments.items():
+        sides = {"vgm": _jitted(jax.vmap(_VGM[name]), values)}
+        numpyro_function, torch_function = _numpyro().get(name), _torch().get(name)
+        if numpyro_function is not None:
+            sides["numpyro"] = _jitted(numpyro_function, values)
+        if torch_function is not None:
+            sides["torch"] = _with_torch(torch_function, values)
+        groups[name] = sides
+    return groups
+
+
+_VGM: dict[str, Callable[..., Any]] = {
+    "normal log density": normal.log_prob,
+    "Bernoulli log mass": bernoulli.log_prob,
+    "categorical log mass": categorical.log_prob,
+    "normal KL": divergences.kl_normal,
+    "standard normal KL": divergences.kl_standard_normal,
+    "Bernoulli KL": divergences.kl_bernoulli,
+    "categorical KL": divergences.kl_categorical,
+}
+
+
+def _jitted(function: Callable[..., Any], values: Any) -> Callable[[], None]:
+    compiled, arrays = jax.jit(function), [jnp.asarray(value) for value in values]
+    return lambda: jax.block_until_ready(compiled(*arrays))
+
+
+def _numpyro() -> dict[str, Callable[..., Any]]:
+    try:
+        import numpyro.distributions as dist  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return {}
+    law = functools.partial(dist.Normal, validate_args=False)
+
+    def event(mean: Any, log_std: Any) -> Any:
+        return law(mean, jnp.exp(log_std)).to_event(1)
+
+    def kl(mean: Any, log_std: Any, p_mean: Any, p_log_std: Any) -> Any:
+        return dist.kl_divergence(event(mean, log_std), event(p_mean, p_log_std))
+
+    return {
+        "normal log density": lambda x, *q: event(*q).log_prob(x),
+        "Bernoulli log mass": lambda x, l: (
+            dist.BernoulliLogits(l, validate_args=False).to_event(1).log_prob(x)
+        ),
+        "categorical log mass": lambda x, l: (
+            dist.CategoricalLogits(l, validate_args=False).to_event(1).log_prob(x)
+        ),
+        "normal KL": kl,
+        "standard normal KL": lambda m, s: kl(
+            m, s, jnp.zeros_like(m), jnp.zeros_like(m)
+        ),
+    }
+
+
+def _torch() -> dict[str, Callable[..., Any]]:
+    try:
+        from torch import distributions as dist  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return {}
+    off = {"validate_args": False}
+
+    def event(mean: Any, log_std: Any) -> Any:
+        return dist.Independent(dist.Normal(mean, log_std.exp(), **off), 1, **off)
+
+    def bits(logits: Any) -> Any:
+        return dist.Independent(dist.Bernoulli(logits=logits, **off), 1, **off)
+
+    def levels(logits: Any) -> Any:
+        return dist.Independent(dist.Categorical(logits=logits, **off), 1, **off)
+
+    def standard(mean: Any, log_std: Any) -> Any:
+        origin = event(mean.new_zeros(mean.shape), mean.new_zeros(mean.shape))
+        return dist.kl_divergence(event(mean, log_std), origin)
+
+    return {
+        "normal log density": lambda x, *q: event(*q).log_prob(x),
+        "Bernoulli log mass": lambda x, l: bits(l).log_prob(x),
+        "categorical log mass": lambda x, l: levels(l).log_prob(x),
+        "normal KL": lambda m, s, n, t: dist.kl_divergence(event(m, s), event(n, t)),
+        "standard normal KL": standard,
+        "Bernoulli KL": lambda q, p: dist.kl_divergence(bits(q), bits(p)),
+        "categorical KL": lambda q, p: dist.kl_divergence(levels(q), levels(p)),
+    }
+
+
+def _with_torch(function: Callable[..., Any], values: Any) -> Callable[[], None]:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    arrays = [torch.from_numpy(value) for value in values]
+
+    def run() -> None:
+        with torch.no_grad():
+            function(*arrays)
+
+    return run
 
 
 def loop_sides(path: Path | None) -> dict[str, Callable[[], None]]:
@@ -112,19 +260,19 @@ def loop_sides(path: Path | None) -> dict[str, Callable[[], None]]:
 
         return jax.lax.scan(body, state, order)
 
-    states = {"vgm loop": initial(), "bare scan": initial()}
+    states = {"vgm": initial(), "bare scan": initial()}
 
     def run_loop() -> None:
-        stop = states["vgm loop"].step + per_epoch
-        states["vgm loop"], _ = run_steps(key, states["vgm loop"], stored, stop)
-        jax.block_until_ready(states["vgm loop"])
+        stop = states["vgm"].step + per_epoch
+        states["vgm"], _ = run_steps(key, states["vgm"], stored, stop)
+        jax.block_until_ready(states["vgm"])
 
     def run_bare() -> None:
         epoch = states["bare scan"].step + 0  # its own buffer: the state is donated
         states["bare scan"], _ = bare(states["bare scan"], stored.x, epoch)
         jax.block_until_ready(states["bare scan"])
 
-    return {"vgm loop": run_loop, "bare scan": run_bare}
+    return {"vgm": run_loop, "bare scan": run_bare}
 
 
 def _images(path: Path | None) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Mutation testing of the mathematics: break each operator once, see a test go red.
 
-    python scripts/mutate.py [--modules PART] [--workers 2] [--output FILE]
+    python scripts/mutate.py [--modules PART] [--minutes 30] [--output FILE]
 
 Every arithmetic operator, comparison, number and a few calls of densities, divergences,
 bounds and what lies under them are changed, one at a time, in a copy of the package;
@@ -14,6 +14,7 @@ import copy
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import sys
@@ -129,7 +130,7 @@ def sites(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _within(function: ast.FunctionDef) -> Iterator[ast.AST]:
-    yield from sites(ast.Module([function.args], []))
+    yield from sites(ast.Lambda(function.args, ast.Tuple([], ast.Load())))
     for statement in function.body:
         yield from sites(ast.Module([statement], []))
 
@@ -151,7 +152,7 @@ def changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         yield "sign dropped", lambda n: setattr(n, "op", ast.UAdd())
     elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        value = node.value
+        value: Any = node.value
         yield (
             f"{value} to {value + 1}",
             lambda n: setattr(n, "value", value + 1),
@@ -221,9 +222,9 @@ def _run(module: str, folder: Path) -> int:
     return int(pytest.main([*options, *suite(module)]))
 
 
-def work(arguments: tuple[int, list[Mutant]]) -> list[tuple[Mutant, str]]:
-    """Test a share of the mutants, each in a copy of the package."""
-    number, share = arguments
+def work(arguments: tuple[int, int, list[Mutant], float]) -> list[tuple[Mutant, str]]:
+    """Test a share of the mutants, each in a copy of the package, until a time."""
+    number, workers, share, deadline = arguments
     # Imported before the forks, so that no child pays for it; no device is touched.
     import chex  # noqa: F401
     import hypothesis  # noqa: F401
@@ -232,13 +233,17 @@ def work(arguments: tuple[int, list[Mutant]]) -> list[tuple[Mutant, str]]:
 
     folder = Path(tempfile.mkdtemp(prefix=f"mutants{number}-"))
     shutil.copytree(ROOT / "vgm", folder / "vgm")
-    for module in sorted({mutant.module for mutant in share}):
+    # Without a change the tests must pass; the workers share that check.
+    modules = sorted({mutant.module for mutant in share})
+    for module in modules[number::workers]:
         source = (folder / "vgm" / f"{module}.py").read_text()
         if survives(Mutant(module, 0, "nothing", source), folder) != "survived":
             raise SystemExit(f"the tests of {module} fail without any change")
     results = []
     for done, mutant in enumerate(share, 1):
         start = time.perf_counter()
+        if start > deadline:
+            break
         verdict = survives(mutant, folder)
         results.append((mutant, verdict))
         seconds = time.perf_counter() - start
@@ -264,18 +269,27 @@ def collect(part: str) -> list[Mutant]:
 
 def main() -> None:
     """Test every mutant; print and write what survived."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Mutation testing.")
     parser.add_argument("--modules", default="", help="part of a module's path")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=0.0, help="0: no limit")
     parser.add_argument("--output", type=Path, default=None)
     args = parser.parse_args()
     found = collect(args.modules)
-    shares = [(n, found[n :: args.workers]) for n in range(args.workers)]
+    # In a random order, so that whatever a limit leaves is a fair sample.
+    random.Random(0).shuffle(found)
+    limit = args.minutes * 60 if args.minutes else float("inf")
+    deadline = time.perf_counter() + limit
+    count = args.workers
+    shares = [(n, count, found[n::count], deadline) for n in range(count)]
     with multiprocessing.get_context("fork").Pool(args.workers) as pool:
         results = [pair for share in pool.map(work, shares) for pair in share]
     survivors = [mutant for mutant, verdict in results if verdict == "survived"]
     killed = len(results) - len(survivors)
-    print(f"{killed} of {len(results)} mutants died ({killed / len(results):.1%})")
+    print(
+        f"{killed} of {len(results)} mutants died ({killed / len(results):.1%}), "
+        f"{len(results)} of {len(found)} tested"
+    )
     for mutant in survivors:
         print(f"survived: vgm/{mutant.module}.py:{mutant.line} {mutant.change}")
     if args.output is not None:

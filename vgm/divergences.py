@@ -3,6 +3,7 @@
 Arguments come in the order of KL(q || p): q first.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -107,9 +108,9 @@ def kl_categorical(
 ) -> Scalar:
     """KL(q || p) between two events of independent integer levels.
 
-    With d = log p - log q at each level, and since sum q = sum p = 1,
+    With d = p_logits - q_logits less its mean under q, at each coordinate,
 
-        sum q (exp(d) - 1 - d),
+        log E_q exp(d) = log1p E_q [ exp(d) - 1 - d ],
 
     whose every summand is non-negative and exact when q is close to p.
 
@@ -126,30 +127,35 @@ def kl_categorical(
         The divergence, summed over coordinates.
     """
     log_q = jax.nn.log_softmax(q_logits, axis=-1)
-    log_p = jax.nn.log_softmax(p_logits, axis=-1)
     q = jnp.exp(log_q)
-    # log p - log q from the difference of logits, small when they are close: centred
-    # first, then normalised by log E_q exp.
     difference = p_logits - q_logits
-    centred = difference - jnp.sum(q * difference, axis=-1, keepdims=True)
-    close = jnp.all(jnp.abs(centred) < 1.0, axis=-1, keepdims=True)
-    centred = jnp.where(close, centred, 0.0)
-    log_mean = jnp.log1p(jnp.sum(q * jnp.expm1(centred), axis=-1, keepdims=True))
-    d = jnp.where(close, centred - log_mean, log_p - log_q)
-    # exp(d) overflows where q vanishes and p does not: q exp(d) is p.
+    d = difference - jnp.sum(q * difference, axis=-1, keepdims=True)
+    # The mean of exp(d) is taken relative to exp(shift), for it can overflow; where it
+    # cannot the shift is 0. The result does not depend on it.
+    log_terms = log_q + d
+    largest = jnp.max(log_terms, axis=-1, keepdims=True)
+    shift = jax.lax.stop_gradient(jnp.maximum(largest, 0.0))
+    scale = jnp.exp(-shift)
     near = jnp.abs(d) < 1.0
     summand = jnp.where(
         near,
-        q * expm1_minus(jnp.where(near, d, 0.0)),
-        jnp.exp(log_p) - q - q * jnp.where(near, 0.0, d),
+        q * scale * _expm1_minus_series(jnp.where(near, d, 0.0)),
+        jnp.exp(log_terms - shift) - q * scale * (1.0 + d),
     )
-    return jnp.sum(summand)
+    mean = jnp.sum(summand, axis=-1) + jnp.expm1(-shift[..., 0])
+    return jnp.sum(shift[..., 0] + jnp.log1p(mean))
 
 
 def kl_bernoulli(
     q_logits: Float[Array, "*event"], p_logits: Float[Array, "*event"]
 ) -> Scalar:
     """KL(q || p) between two events of independent binary coordinates.
+
+    With d = p_logits - q_logits and q the probability of a one,
+
+        softplus(p_logits) - softplus(q_logits) - q d,
+
+    and near q = p as in ``kl_categorical``.
 
     >>> import jax.numpy as jnp
     >>> float(kl_bernoulli(jnp.zeros(2), jnp.zeros(2)))
@@ -162,11 +168,18 @@ def kl_bernoulli(
     Returns:
         The divergence, summed over coordinates.
     """
-
-    def two_levels(logits: Float[Array, "*event"]) -> Float[Array, "*event 2"]:
-        return jnp.stack([jnp.zeros_like(logits), logits], axis=-1)
-
-    return kl_categorical(two_levels(q_logits), two_levels(p_logits))
+    q_logits, p_logits = q_logits.ravel(), p_logits.ravel()
+    # Ones and zeros may change places: q <= 1/2, where softplus(q_logits) is small.
+    sign = jnp.where(q_logits > 0.0, -1.0, 1.0).astype(q_logits.dtype)
+    q_logits, p_logits = sign * q_logits, sign * p_logits
+    q, d = jax.nn.sigmoid(q_logits), p_logits - q_logits
+    near = jnp.abs(d) < 1.0
+    close = jnp.where(near, d, 0.0)
+    mean = q * _expm1_minus_series((1.0 - q) * close)
+    mean += (1.0 - q) * _expm1_minus_series(-q * close)
+    softplus = jax.nn.softplus
+    far = softplus(p_logits) - softplus(q_logits) - q * d
+    return jnp.sum(jnp.where(near, jnp.log1p(mean), far))
 
 
 def kl_monte_carlo(
@@ -215,9 +228,16 @@ def expm1_minus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         exp(x) - 1 - x, elementwise.
     """
     # Both branches are evaluated: the series sees only inputs inside its range.
-    small = jnp.abs(x) < 0.5
-    y = jnp.where(small, x, 0.0)
-    series = jnp.ones_like(y)
-    for n in range(15, 2, -1):
-        series = 1.0 + y / n * series
-    return jnp.where(small, 0.5 * y * y * series, jnp.expm1(x) - x)
+    small = jnp.abs(x) < 1.0
+    series = _expm1_minus_series(jnp.where(small, x, 0.0))
+    return jnp.where(small, series, jnp.exp(x) - 1.0 - x)
+
+
+def _expm1_minus_series(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """exp(x) - 1 - x = sum x^n / n! from n = 2, for |x| < 1, to the last digit."""
+    # The first term left out, relative to x^2 / 2, is below half the last digit.
+    last = 11 if x.dtype.itemsize <= 4 else 19
+    series = jnp.full_like(x, 1.0 / math.factorial(last))
+    for n in range(last - 1, 1, -1):
+        series = series * x + 1.0 / math.factorial(n)
+    return x * x * series
