@@ -112,27 +112,16 @@ class Mutant(NamedTuple):
 
 
 def sites(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes of the program's arithmetic: no annotations, no error messages."""
+    """Nodes of the program's arithmetic: no annotations, defaults or messages."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Raise | ast.AnnAssign):
+        if isinstance(node, ast.Raise | ast.AnnAssign | ast.arguments):
             continue
         if isinstance(node, ast.FunctionDef):
-            yield from _within(node)
-        elif isinstance(node, ast.arguments):
-            # Defaults, not annotations.
-            for default in [*node.defaults, *node.kw_defaults]:
-                if default is not None:
-                    yield default
-                    yield from sites(default)
-        else:
-            yield node
-            yield from sites(node)
-
-
-def _within(function: ast.FunctionDef) -> Iterator[ast.AST]:
-    yield from sites(ast.Lambda(function.args, ast.Tuple([], ast.Load())))
-    for statement in function.body:
-        yield from sites(ast.Module([statement], []))
+            # Its body, not what it says of its arguments and result.
+            yield from sites(ast.Module(node.body, []))
+            continue
+        yield node
+        yield from sites(node)
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, Any]]:

@@ -229,6 +229,9 @@ def test_terms_add_up_to_the_bound(key):
     layers = jax.random.normal(key, (6, 4))
     terms = elbo.ElboTerms(a, b, layers)
     np.testing.assert_allclose(terms.elbo, a - b - layers.sum(1), rtol=1e-5)
+    # The layers are the last axis, whatever comes before it.
+    one = elbo.ElboTerms(a[0], b[0], layers[0])
+    np.testing.assert_allclose(one.elbo, a[0] - b[0] - layers[0].sum(), rtol=1e-5)
     single = elbo.single_latent_terms(a, b)
     chex.assert_shape(single.denoising_matching, (6, 0))
     np.testing.assert_allclose(single.elbo, a - b)

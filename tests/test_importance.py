@@ -213,6 +213,13 @@ def test_one_temperature_is_plain_importance_sampling(x64, key, nonlinear):
     chex.assert_trees_all_close(log_w, log_joint(z) - log_prior(z), rtol=1e-12)
 
 
+def test_the_schedule_is_an_evenly_spaced_sigmoid(x64):
+    """From 0, left out, to 1, and symmetric around the middle."""
+    sigmoid = 1 / (1 + np.exp(-4.0 * np.linspace(-1, 1, 9)))
+    expected = (sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])
+    np.testing.assert_allclose(annealed.sigmoid_schedule(8), expected[1:], rtol=1e-12)
+
+
 def test_hmc_leaves_its_density_invariant(x64, key):
     """Exact draws stay exact draws, though the steps are coarse."""
     cholesky = jnp.asarray([[1.0, 0.0], [0.9, 0.5]])
@@ -228,6 +235,7 @@ def test_hmc_leaves_its_density_invariant(x64, key):
         )
 
     draws, acceptance = jax.jit(jax.vmap(one))(jax.random.split(key, 20_000))
+    assert acceptance.max() <= 1.0
     assert 0.5 < acceptance.mean() < 0.95
     for coordinate, variance in ((0, 1.0), (1, 0.81 + 0.25)):
         law = stats.norm(1.0, np.sqrt(variance))
