@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.test_util import check_grads
-from scipy import stats
+from scipy import special, stats
 
+from vgm import numerics
 from vgm.densities import (
     bernoulli,
     categorical,
@@ -527,3 +528,35 @@ def test_normal_samples_have_their_distribution(key):
     # A covariance entry from n draws has a standard error below 2 / sqrt(n).
     tolerance = 4 * 2 / np.sqrt(NUM_DRAWS)
     np.testing.assert_allclose(np.cov(pair.T), cholesky @ cholesky.T, atol=tolerance)
+
+
+def test_softplus_and_log_sigmoid_keep_their_digits(x64):
+    x = np.concatenate([-np.logspace(2.8, -8, 200), np.logspace(-8, 4, 200)])
+    expected = np.logaddexp(0.0, x)
+    np.testing.assert_allclose(
+        jax.vmap(numerics.softplus)(jnp.asarray(x)), expected, rtol=1e-14
+    )
+    np.testing.assert_allclose(
+        numerics.log_sigmoid(jnp.asarray(-x)), -expected, rtol=1e-14
+    )
+    slope = jax.vmap(jax.grad(numerics.softplus))(jnp.asarray(x))
+    np.testing.assert_allclose(slope, special.expit(x), rtol=1e-13)
+    curvature = jax.grad(jax.grad(numerics.softplus))(jnp.asarray(0.3))
+    p = special.expit(0.3)
+    np.testing.assert_allclose(curvature, p * (1 - p), rtol=1e-13)
+    ends = numerics.softplus(jnp.asarray([-jnp.inf, jnp.inf]))
+    np.testing.assert_array_equal(ends, [0.0, np.inf])
+
+
+@pytest.mark.parametrize("x", [-1e13, -1e4, -50.0, -20.5, -19.5, -5.0, 0.0, 3.0])
+def test_log_ndtr_and_its_derivative_equal_scipy(x):
+    value, slope = jax.value_and_grad(numerics.log_ndtr)(jnp.asarray(x))
+    x = np.float64(np.float32(x))
+    np.testing.assert_allclose(value, special.log_ndtr(x), rtol=3e-5)
+    # The hazard phi / Phi, by the continued fraction in the tail.
+    hazard = (
+        -x + 1 / (-x + 2 / (-x + 3 / -x))
+        if x < -10
+        else (stats.norm.pdf(x) / stats.norm.cdf(x))
+    )
+    np.testing.assert_allclose(slope, hazard, rtol=2e-5)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 from jaxtyping import Array, Float
 
+from vgm.numerics import softplus
 from vgm.types import PRNGKey, Scalar
 
 
@@ -177,7 +178,6 @@ def kl_bernoulli(
     close = jnp.where(near, d, 0.0)
     mean = q * _expm1_minus_series((1.0 - q) * close)
     mean += (1.0 - q) * _expm1_minus_series(-q * close)
-    softplus = jax.nn.softplus
     far = softplus(p_logits) - softplus(q_logits) - q * d
     return jnp.sum(jnp.where(near, jnp.log1p(mean), far))
 

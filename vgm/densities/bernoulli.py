@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.numerics import softplus
 from vgm.types import PRNGKey, Scalar
 
 
@@ -26,7 +27,7 @@ def log_prob(x: Float[Array, "*event"], logits: Float[Array, "*event"]) -> Scala
     """
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, logits = x.ravel(), logits.ravel()
-    return jnp.sum(x * logits - jax.nn.softplus(logits))
+    return jnp.sum(x * logits - softplus(logits))
 
 
 def sample(key: PRNGKey, logits: Float[Array, "*event"]) -> Float[Array, "*event"]:
@@ -58,4 +59,4 @@ def entropy(logits: Float[Array, "*event"]) -> Scalar:
     """
     # Even in l: at |l| neither term grows.
     size = jnp.abs(logits.ravel())
-    return jnp.sum(jax.nn.softplus(-size) + size * jax.nn.sigmoid(-size))
+    return jnp.sum(softplus(-size) + size * jax.nn.sigmoid(-size))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vgm.numerics import log1mexp
+from vgm.numerics import log1mexp, log_sigmoid
 from vgm.types import PRNGKey, Scalar
 
 
@@ -50,8 +50,8 @@ def log_prob(
     upper = (centre + half_width) * inverse_scale
     lower = (centre - half_width) * inverse_scale
     log_mass = (
-        jnp.where(x < levels - 1, jax.nn.log_sigmoid(upper), 0.0)
-        + jnp.where(x > 0, jax.nn.log_sigmoid(-lower), 0.0)
+        jnp.where(x < levels - 1, log_sigmoid(upper), 0.0)
+        + jnp.where(x > 0, log_sigmoid(-lower), 0.0)
         + jnp.where(
             (x > 0) & (x < levels - 1), log1mexp(2.0 * half_width * inverse_scale), 0.0
         )

@@ -7,12 +7,12 @@ With h ones among n tosses the posterior is Beta(a + h, b + n - h) and
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import jax.scipy as jsp
 from jaxtyping import Array, Float
 
 from vgm.densities import bernoulli
+from vgm.numerics import log_sigmoid
 from vgm.types import Scalar
 
 
@@ -57,7 +57,7 @@ def log_prior(prior: Beta, logit: Scalar) -> Scalar:
     Returns:
         The log density over the logit.
     """
-    log_r, log_not_r = jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)
+    log_r, log_not_r = log_sigmoid(logit), log_sigmoid(-logit)
     return prior.a * log_r + prior.b * log_not_r - log_beta(prior)
 
 
