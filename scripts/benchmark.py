@@ -1,4 +1,4 @@
-"""Measure: scripts/benchmark.py loop, or core."""
+"""Measure: scripts/benchmark.py loop, core or evidence."""
 
 import functools
 import sys
@@ -14,6 +14,8 @@ import numpy as np
 
 from vgm import cli, configs, data, divergences
 from vgm.densities import bernoulli, categorical, normal
+from vgm.errors import UserError
+from vgm.evaluation import likelihood
 from vgm.experiment import directory, fitting, setup
 from vgm.training import loop, sharding
 from vgm.training.step import init_state
@@ -24,13 +26,16 @@ from vgm.types import Batch
 class Arguments:
     """Time parts of the library against the least code that could do the same."""
 
-    what: Literal["loop", "core"]
+    what: Literal["loop", "core", "evidence"]
     """loop: the training loop against a bare lax.scan of the same step; core: log
-    densities and divergences against numpyro's and torch's, where installed."""
+    densities and divergences against numpyro's and torch's, where installed; evidence:
+    K-sample evidences of MNIST's test images against a plain torch loop."""
     data_path: Path | None = None
     """MNIST's original files; random images of the same size if not given."""
     repetitions: int = 9
-    """Times each side is timed, alternating."""
+    """Times each side is timed, alternating; for evidence, parts of the test split."""
+    num_importance_samples: int = 5000
+    """K; for evidence."""
     output: Path | None = None
     """File for the numbers, as JSON; it must not exist."""
 
@@ -46,11 +51,23 @@ def benchmark(arguments: list[str] | None) -> None:
     if args.what == "loop":
         title = "One epoch of vae-mnist, ms"
         groups = {"training loop": loop_sides(args.data_path)}
+    elif args.what == "evidence":
+        title = (
+            f"evidence of 1/{args.repetitions} of MNIST's test images, "
+            f"K = {args.num_importance_samples}, ms"
+        )
+        groups = {
+            "evidence": evidence_sides(
+                args.data_path, args.num_importance_samples, args.repetitions
+            )
+        }
     else:
         title = f"{CORE_SHAPE[0]} events of {CORE_SHAPE[1]} numbers, ms"
         groups = core_sides()
+    # A part of the evidence takes minutes: compilation is timed with it.
     measured = {
-        name: measure(sides, args.repetitions) for name, sides in groups.items()
+        name: measure(sides, args.repetitions, warm_up=args.what != "evidence")
+        for name, sides in groups.items()
     }
     rows = [row for name, sides in measured.items() for row in table(name, sides)]
     header = ("what", "side", "min", "median", "max", "vgm / side, min median max")
@@ -65,11 +82,11 @@ def benchmark(arguments: list[str] | None) -> None:
 
 
 def measure(
-    sides: dict[str, Callable[[], None]], repetitions: int
+    sides: dict[str, Callable[[], None]], repetitions: int, *, warm_up: bool
 ) -> dict[str, list[float]]:
     """Seconds of each side, alternating."""
     seconds = {name: [] for name in sides}
-    for run in sides.values():
+    for run in sides.values() if warm_up else ():
         run()  # compile
     for _ in range(repetitions):
         for name, run in sides.items():
@@ -273,6 +290,109 @@ def loop_sides(path: Path | None) -> dict[str, Callable[[], None]]:
         jax.block_until_ready(states["bare scan"])
 
     return {"vgm": run_loop, "bare scan": run_bare}
+
+
+EVIDENCE_BATCH, EVIDENCE_CHUNK = 100, 50
+
+
+def evidence_sides(
+    path: Path | None, num_samples: int, parts: int
+) -> dict[str, Callable[[], None]]:
+    """K-sample evidences of the test images, a part at a call, with the same weights.
+
+    The network is that of ``iwae-mnist``, its weights random: neither side's time
+    depends on them.
+    """
+    _, config = configs.PRESETS["iwae-mnist"]
+    if path is None:
+        raise UserError("evidence needs MNIST's original files: give --data-path")
+    images = data.load("mnist", path, num_validation=0).test.x
+    bits = (images > 127).astype(np.float32)
+    form = setup.DataForm((28, 28, 1), 2, 0, test_digest="")
+    model: Any = setup.build_model(config, form)
+    params = model.init(jax.random.key(0), jnp.asarray(bits[:100]))
+    size = len(bits) // parts
+    found: dict[str, list[float]] = {"vgm": [], "torch": []}
+    position = {"vgm": 0, "torch": 0}
+
+    def part(side: str) -> np.ndarray:
+        start = position[side] % parts * size
+        position[side] += 1
+        return bits[start : start + size]
+
+    def run_vgm() -> None:
+        x = part("vgm")
+        evidence = likelihood.example_evidence(
+            jax.random.key(1),
+            params,
+            Batch(jnp.asarray(x), None, jnp.ones(len(x))),
+            model=model,
+            observe=lambda key, x: x,
+            batch_size=config.evaluation.batch_size,
+            num_samples=num_samples,
+            chunk_size=config.evaluation.chunk_size,
+        )
+        found["vgm"].append(float(evidence.log_evidence.mean()))
+
+    sides = {"vgm": run_vgm}
+    try:
+        torch_evidence = _torch_evidence(params)
+    except ImportError:
+        return sides
+
+    def run_torch() -> None:
+        found["torch"].append(torch_evidence(part("torch"), num_samples))
+        pair = found["vgm"][-1], found["torch"][-1]
+        print(f"mean evidence: vgm {pair[0]:.3f}, torch {pair[1]:.3f} nats", flush=True)
+
+    return {**sides, "torch": run_torch}
+
+
+def _torch_evidence(params: Any) -> Callable[[np.ndarray, int], float]:
+    """The straightforward loop: batches of images, chunks of draws."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    def layers(part: str) -> list[tuple[Any, Any]]:
+        (dense,) = params[part]["params"].values()
+        return [
+            tuple(
+                torch.from_numpy(np.array(layer.get(name, 0.0)))
+                for name in ("kernel", "bias")
+            )
+            for _, layer in sorted(dense.items())
+        ]
+
+    encoder, decoder = layers("encoder"), layers("decoder")
+    output_bias = torch.from_numpy(np.array(params["output_bias"]).reshape(-1))
+
+    def network(layers: list[tuple[Any, Any]], h: Any) -> Any:
+        for kernel, bias in layers[:-1]:
+            h = torch.tanh(h @ kernel + bias)
+        return h @ layers[-1][0] + layers[-1][1]
+
+    @torch.no_grad()
+    def evidence(images: np.ndarray, num_samples: int) -> float:
+        total = []
+        for x in (
+            torch.from_numpy(images).reshape(len(images), -1).split(EVIDENCE_BATCH)
+        ):
+            mean, log_std = network(encoder, x).chunk(2, dim=-1)
+            law = torch.distributions.Normal(mean, log_std.exp())
+            prior = torch.distributions.Normal(0.0, 1.0)
+            log_w = []
+            for _ in range(num_samples // EVIDENCE_CHUNK):
+                z = law.rsample((EVIDENCE_CHUNK,))
+                logits = network(decoder, z) + output_bias
+                log_likelihood = -torch.nn.functional.binary_cross_entropy_with_logits(
+                    logits, x.expand_as(logits), reduction="none"
+                ).sum(-1)
+                log_ratio = prior.log_prob(z).sum(-1) - law.log_prob(z).sum(-1)
+                log_w.append(log_likelihood + log_ratio)
+            stacked = torch.cat(log_w)
+            total.append(stacked.logsumexp(0) - np.log(len(stacked)))
+        return float(torch.cat(total).mean())
+
+    return evidence
 
 
 def _images(path: Path | None) -> np.ndarray:
