@@ -560,3 +560,27 @@ def test_log_ndtr_and_its_derivative_equal_scipy(x):
         else (stats.norm.pdf(x) / stats.norm.cdf(x))
     )
     np.testing.assert_allclose(slope, hazard, rtol=2e-5)
+
+
+def test_a_common_offset_of_the_logits_costs_no_digits():
+    levels = jnp.full((1, 256), 1e4)
+    value = categorical.log_prob(jnp.zeros(1, jnp.int32), levels)
+    np.testing.assert_allclose(value, -np.log(256.0), rtol=1e-6)
+    assert categorical.entropy(jnp.asarray([0.0, -jnp.inf])) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("levels", "x", "mean", "log_std"),
+    [(65536, 65535, 500.0, -3.0), (65536, 32768, 1000.0, -8.0), (256, 7, 7e4, 0.0)],
+)
+def test_discretized_normal_far_off_the_scale(levels, x, mean, log_std):
+    value, grads = jax.value_and_grad(discretized_normal.log_prob, (1, 2))(
+        jnp.asarray(x), jnp.asarray(mean), jnp.asarray(log_std), levels=levels
+    )
+    # The nearer edge's tail, -((edge - mean) / std)^2 / 2, is all that counts.
+    edge = 2 * x / (levels - 1) - 1 + 1 / (levels - 1)
+    expected = (
+        0.0 if x == levels - 1 else -0.5 * ((edge - mean) * np.exp(-log_std)) ** 2
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+    assert all(jnp.isfinite(grad) for grad in grads)

@@ -237,3 +237,12 @@ def test_discrete_divergences_under_jit_and_vmap(key):
         plain = jnp.stack([function(a, b) for a, b in zip(q, p, strict=True)])
         np.testing.assert_allclose(jax.vmap(function)(q, p), plain, rtol=1e-5)
         np.testing.assert_allclose(jax.jit(jax.vmap(function))(q, p), plain, rtol=1e-5)
+
+
+def test_levels_without_mass():
+    """0 log 0 is 0; mass where p has none is an infinite divergence."""
+    one, two = jnp.asarray([0.0, -jnp.inf]), jnp.zeros(2)
+    kl = divergences.kl_categorical
+    np.testing.assert_allclose(kl(one, two), np.log(2.0), rtol=1e-6)
+    assert kl(one, one) == 0.0
+    assert kl(two, one) == jnp.inf

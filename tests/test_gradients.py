@@ -308,3 +308,61 @@ def test_a_batch_is_its_examples(x64, key, name):
 def test_leaving_one_out_needs_two(key, name):
     with pytest.raises(ValueError, match="num_samples >= 2; got 1"):
         ESTIMATORS[name](key, linear_params(), linear_system(), num_samples=1)
+
+
+@pytest.mark.parametrize("name", ["pathwise", "vimco", "dreg"])
+def test_a_weight_of_zero_spoils_neither_value_nor_gradient(key, name):
+    """p leaves out half of what q proposes."""
+    system = gradients.System(
+        propose=lambda key, q: normal.sample(key, *q),
+        log_joint=lambda q, z: jnp.where(z < 0.0, -jnp.inf, -0.5 * (z - 1.0) ** 2),
+        log_posterior=lambda q, z: normal.log_prob(z, *q),
+    )
+    q = (jnp.asarray(0.3), jnp.asarray(0.1))
+    plain = gradients.iwae_pathwise(key, q, system, num_samples=8)
+    estimator = gradients.IWAE_ESTIMATORS[name]
+    value, gradient = jax.value_and_grad(
+        lambda q: estimator(key, q, system, num_samples=8)
+    )(q)
+    assert jnp.isfinite(plain)
+    assert value == plain
+    assert all(jnp.isfinite(leaf) for leaf in gradient)
+
+
+def test_the_score_function_keeps_its_value_with_a_weight_of_zero(key):
+    system = gradients.System(
+        propose=lambda key, q: normal.sample(key, q, jnp.zeros(())),
+        log_joint=lambda q, z: jnp.where(z < 0.0, -jnp.inf, 0.0),
+        log_posterior=lambda q, z: normal.log_prob(z, q, jnp.zeros(())),
+    )
+    value = gradients.elbo_score_function(key, jnp.zeros(()), system, num_samples=8)
+    assert value == -jnp.inf
+
+
+@pytest.mark.parametrize("offset", [0.0, -1e4])
+def test_vimco_signals_keep_their_digits_far_from_zero(key, offset):
+    """The signal is 1/K of a nat, however large log w."""
+    joint = jnp.asarray([0.0, 0.125, -0.125, 0.0625]) + offset
+    system = gradients.System(
+        propose=lambda key, q: categorical.sample(key, q),
+        log_joint=lambda q, z: joint[z],
+        log_posterior=lambda q, z: jax.nn.log_softmax(q)[z],
+    )
+    gradient = jax.grad(lambda q: gradients.iwae_vimco(key, q, system, num_samples=50))(
+        jnp.zeros(4)
+    )
+    z = jax.vmap(lambda k: categorical.sample(k, jnp.zeros(4)))(
+        jax.random.split(key, 50)
+    )
+    # The same draws in double precision, the baselines by a loop.
+    log_w = np.asarray(joint, np.float64)[np.asarray(z)] - offset + np.log(4.0)
+    weights = np.exp(log_w)
+    bound = np.log(weights.mean())
+    expected = np.zeros(4)
+    for k, state in enumerate(np.asarray(z)):
+        others = np.delete(log_w, k)
+        replaced = np.exp(np.append(others, others.mean()))
+        signal = bound - np.log(replaced.mean()) - weights[k] / weights.sum()
+        expected += signal * (np.eye(4)[state] - 0.25)
+    # The float32 inputs at -1e4 are rounded to 1e-3: offsets of 1/16 are exact there.
+    np.testing.assert_allclose(gradient, expected, atol=1e-5 if offset == 0 else 2e-3)

@@ -347,3 +347,51 @@ def test_interval_ends_are_normal_quantiles_of_the_mean(x64, key):
     np.testing.assert_allclose(
         found.upper, -np.log(inverse.mean()) + stats.norm.ppf(0.95) * relative
     )
+
+
+@pytest.mark.parametrize(
+    ("counts", "ess"), [((930, 70), 946), ((900, 100), 934), ((995, 5), 988)]
+)
+def test_ties_are_no_heavy_tail(counts, ess):
+    """Weights of a discrete latent: 1 and 2, many times each."""
+    log_w = jnp.log(jnp.repeat(jnp.asarray([1.0, 2.0]), jnp.asarray(counts)))
+    index = pareto.tail_index(log_w)
+    assert not jnp.isnan(index)
+    assert index < 0.5
+    np.testing.assert_allclose(importance.effective_sample_size(log_w), ess, rtol=0.02)
+
+
+def test_a_quartile_at_a_third_of_the_largest_is_no_division_by_zero(x64):
+    """The grid of 34 points for 20 exceedances then holds theta = 0 exactly."""
+    log_w = jnp.log(
+        jnp.repeat(jnp.asarray([0.25, 0.5, 1.0]), jnp.asarray([80, 10, 10]))
+    )
+    assert jnp.isfinite(pareto.tail_index(log_w))
+
+
+def test_unusable_weights_have_no_index():
+    log_w = jnp.zeros(100)
+    assert jnp.isnan(pareto.tail_index(log_w.at[3].set(jnp.nan)))
+    assert jnp.isnan(pareto.tail_index(jnp.full(100, -jnp.inf)))
+    # A constant but for rounding is a constant.
+    noise = 1e-7 * (jnp.arange(100) % 7)
+    assert pareto.tail_index(-1000.0 * (1.0 + noise)) == -jnp.inf
+
+
+def test_crossed_ends_are_no_success():
+    found = sandwich.interval(jnp.zeros(4), jnp.full(4, -5.0))
+    assert not found.consistent
+    assert not found.enough
+
+
+@pytest.mark.parametrize("alpha", [0.999, 1.0, 1.001])
+def test_renyi_derivative_in_alpha_is_minus_half_the_variance(x64, alpha):
+    log_w = jnp.asarray([0.0, -1.0, -3.0])
+    slope = jax.grad(lambda a: importance.renyi(log_w, a))(jnp.asarray(alpha))
+    np.testing.assert_allclose(slope, -0.5 * np.var(log_w), atol=2e-3)
+
+
+def test_no_weight_at_all_gives_no_gradient():
+    value, gradient = jax.value_and_grad(importance.iwae)(jnp.full(3, -jnp.inf))
+    assert value == -jnp.inf
+    np.testing.assert_array_equal(gradient, jnp.zeros(3))

@@ -258,3 +258,36 @@ def test_summed_takes_every_example_once(chunk_size):
     data = {"a": jnp.arange(5.0), "b": jnp.arange(10.0).reshape(5, 2)}
     sums = em.summed(lambda row: row, data, chunk_size=chunk_size)
     chex.assert_trees_all_close(sums, {"a": 10.0, "b": jnp.asarray([20.0, 25.0])})
+
+
+def test_constant_coordinates_can_be_started_from(key):
+    """As the border pixels of an image."""
+    x = jax.random.normal(key, (100, 3)).at[:, 1].set(5.0)
+    start = gaussian_mixture.init(key, x, num_components=2)
+    assert jnp.isfinite(start.cholesky).all()
+    fit = em.fit(
+        lambda params: gaussian_mixture.e_step(params, x),
+        lambda statistics: gaussian_mixture.m_step(statistics, ridge=1e-2),
+        start,
+        tolerance=1e-4,
+        max_steps=20,
+    )
+    assert jnp.isfinite(fit.bounds[: fit.num_steps]).all()
+
+
+def test_a_bound_that_is_not_a_number_ends_the_run_with_the_parameters_before():
+    def e_step(params):
+        return params, jnp.where(params > 2.5, jnp.nan, params)
+
+    fit = em.fit(e_step, lambda s: s + 1.0, jnp.ones(()), tolerance=0.1, max_steps=9)
+    assert (int(fit.num_steps), bool(fit.converged)) == (3, False)
+    assert fit.params == 2.0
+
+
+def test_fewer_examples_than_dimensions_leave_the_noise_of_rounding(key):
+    data = probabilistic_pca.moments(jax.random.normal(key, (4, 20)))
+    model = probabilistic_pca.maximum_likelihood(data, latent_dim=5)
+    assert jnp.isfinite(model.log_std)
+    assert jnp.isfinite(
+        probabilistic_pca.m_step(probabilistic_pca.e_step(model, data)[0]).log_std
+    )

@@ -280,3 +280,54 @@ def test_a_bound_that_falls_with_k_is_found_out(key):
         jnp.asarray([False]),
     )
     assert "DOES NOT RISE" in str(falling)
+
+
+@pytest.mark.parametrize("x64_on", [False, True])
+def test_exact_weights_are_certified_in_both_precisions(key, x64_on):
+    """A constant weight is right to rounding, and rounding is no bias."""
+    with jax.enable_x64(x64_on):
+        model = linear_gaussian.LinearGaussian(
+            jax.random.normal(key, (20, 3)), jnp.zeros(20), jnp.asarray(-1.0)
+        )
+        x = jax.random.normal(jax.random.key(2), (20,))
+        q = linear_gaussian.posterior(model, x)
+
+        def log_weight(key):
+            z = multivariate_normal.sample(key, *q)
+            log_joint = linear_gaussian.log_joint(model, x, z)
+            return log_joint - multivariate_normal.log_prob(z, *q)
+
+        exact = linear_gaussian.log_evidence(model, x)
+        found = oracles.certify(key, log_weight, exact, num_repetitions=64)
+        assert "passes" in str(found)
+        assert found.rises.all()
+
+
+@pytest.mark.parametrize("log_std", [-5.0, -9.0, -12.0])
+def test_evidence_with_little_noise(key, log_std):
+    """WW' + s^2 I is singular in float32 there; the reference is in double."""
+    weights = np.asarray(jax.random.normal(key, (20, 3)), np.float64)
+    # On the model's plane, to the rounding of x.
+    x = jnp.asarray(weights @ np.ones(3), jnp.float32)
+    model = linear_gaussian.LinearGaussian(
+        jnp.asarray(weights, jnp.float32), jnp.zeros(20), jnp.asarray(log_std)
+    )
+    actual = linear_gaussian.log_evidence(model, x)
+    # log p(x, z) - log p(z | x) at z = 1, but for terms of the noise's size.
+    s2 = np.exp(2 * log_std)
+    precision = weights.T @ weights / s2 + np.eye(3)
+    expected = -0.5 * (
+        20 * np.log(2 * np.pi * s2) + 3 * np.log(2 * np.pi) + 3
+    ) + 0.5 * (3 * np.log(2 * np.pi) - np.linalg.slogdet(precision)[1])
+    # Rounding of x, 1e-7, over a noise of e^-12, squared, and 20 coordinates.
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=0.05)
+
+
+def test_states_that_q_leaves_out_count_nothing():
+    log_joint = jnp.log(jnp.asarray([0.2, 0.3]))
+    q_logits = jnp.asarray([0.0, -jnp.inf])
+    np.testing.assert_allclose(
+        enumeration.elbo(log_joint, q_logits), np.log(0.2), rtol=1e-6
+    )
+    two = enumeration.iwae(log_joint, q_logits, num_samples=2)
+    np.testing.assert_allclose(two, np.log(0.2), rtol=1e-6)

@@ -100,20 +100,22 @@ def hmc(
     jitter = jax.random.uniform(key_step, dtype=z.dtype, minval=0.5, maxval=1.5)
     step_size = step_size * jitter
     momentum = jax.random.normal(key_momentum, z.shape, z.dtype)
-    gradient = jax.grad(log_density)
+    value_and_grad = jax.value_and_grad(log_density)
 
     def leapfrog(_: Array, state: tuple[Latent, Latent]) -> tuple[Latent, Latent]:
         z, momentum = state
         z = z + step_size * momentum
-        return z, momentum + step_size * gradient(z)
+        return z, momentum + step_size * value_and_grad(z)[1]
 
-    half_kick = 0.5 * step_size
-    moved = (z, momentum + half_kick * gradient(z))
-    moved, kicked = jax.lax.fori_loop(0, num_leapfrog, leapfrog, moved)
-    # The last kick of the loop was a whole one: take half of it back.
-    kicked = kicked - half_kick * gradient(moved)
-    log_ratio = (log_density(moved) - 0.5 * jnp.sum(kicked**2)) - (
-        log_density(z) - 0.5 * jnp.sum(momentum**2)
+    # Half a kick, num_leapfrog drifts with whole kicks between them, half a kick.
+    before, gradient = value_and_grad(z)
+    start = (z, momentum + 0.5 * step_size * gradient)
+    moved, kicked = jax.lax.fori_loop(0, num_leapfrog - 1, leapfrog, start)
+    moved = moved + step_size * kicked
+    after, gradient = value_and_grad(moved)
+    kicked = kicked + 0.5 * step_size * gradient
+    log_ratio = (after - 0.5 * jnp.sum(kicked**2)) - (
+        before - 0.5 * jnp.sum(momentum**2)
     )
     # A trajectory that left the numbers is refused.
     log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)

@@ -113,7 +113,7 @@ def elbo_score_function(
     log_joint = jax.vmap(lambda z: system.log_joint(params, z))(z)
     log_q = jax.vmap(lambda z: system.log_posterior(params, z))(z)
     log_w = jax.lax.stop_gradient(log_joint - log_q)
-    others = (jnp.sum(log_w, axis=0)[None] - log_w) / (num_samples - 1)
+    others = _mean_of_others(log_w)
     surrogate = jnp.mean(log_joint + (log_w - others) * log_q, axis=0)
     return _with_gradient_of(jnp.mean(log_w, axis=0), surrogate)
 
@@ -159,14 +159,16 @@ def iwae_vimco(
     live = jax.vmap(lambda z: system.log_joint(params, z))(z) - log_q
     log_w = jax.lax.stop_gradient(live)
     bound = _log_mean(log_w)
-    geometric = (jnp.sum(log_w, axis=0)[None] - log_w) / (num_samples - 1)
-    own = jnp.arange(num_samples)
-
-    def baseline(k: Array, replacement: Bound) -> Bound:
-        return _log_mean(log_w.at[k].set(replacement))
-
-    signal = bound[None] - jax.vmap(baseline)(own, geometric)
-    surrogate = jnp.sum(signal * log_q + _normalised(log_w) * live, axis=0)
+    # Signals do not see a common offset: without it they keep their digits.
+    largest = jnp.max(log_w, axis=0)
+    offset = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    baseline = _log_mean_without_each(log_w - offset[None])
+    # Where every other weight is 0 there is nothing to compare with: no baseline.
+    baseline = jnp.where(jnp.isfinite(baseline), baseline, -offset[None])
+    signal = (bound - offset)[None] - baseline
+    weights = _normalised(log_w)
+    weighted = weights * jnp.where(weights > 0.0, live, 0.0)
+    surrogate = jnp.sum(signal * log_q + weighted, axis=0)
     return _with_gradient_of(bound, surrogate)
 
 
@@ -195,7 +197,8 @@ def iwae_dreg(
     scaled = jax.tree.map(lambda leaf: _scale_cotangent(leaf, weights), z)
     log_w = _log_weights(params, fixed, system, scaled)
     bound = _log_mean(jax.lax.stop_gradient(log_w))
-    return _with_gradient_of(bound, jnp.sum(weights * log_w, axis=0))
+    weighted = weights * jnp.where(weights > 0.0, log_w, 0.0)
+    return _with_gradient_of(bound, jnp.sum(weighted, axis=0))
 
 
 ELBO_ESTIMATORS: dict[str, Estimator] = {
@@ -236,9 +239,38 @@ def _normalised(log_w: LogWeights) -> LogWeights:
     return jax.nn.softmax(log_w, axis=0)
 
 
+def _mean_of_others(log_w: LogWeights) -> LogWeights:
+    """Mean of the other log weights, for each; -inf where one of them is."""
+    zero = jnp.isneginf(log_w)
+    finite = jnp.where(zero, 0.0, log_w)
+    others = (jnp.sum(finite, axis=0)[None] - finite) / (len(log_w) - 1)
+    return jnp.where(jnp.sum(zero, axis=0)[None] > zero, -jnp.inf, others)
+
+
+def _log_mean_without_each(log_w: LogWeights) -> LogWeights:
+    """Log 1/K sum w with w_k replaced by the others' geometric mean, for each k."""
+    first = jnp.full_like(log_w[:1], -jnp.inf)
+    below = jax.lax.cumlogsumexp(log_w, axis=0)
+    above = jax.lax.cumlogsumexp(log_w, axis=0, reverse=True)
+    others = jnp.logaddexp(
+        jnp.concatenate([first, below[:-1]]), jnp.concatenate([above[1:], first])
+    )
+    total = jnp.logaddexp(others, _mean_of_others(log_w))
+    return total - jnp.log(jnp.asarray(len(log_w), log_w.dtype))
+
+
+@jax.custom_jvp
 def _with_gradient_of(value: Bound, surrogate: Bound) -> Bound:
     """``value`` with the derivatives of ``surrogate``."""
-    return value + (surrogate - jax.lax.stop_gradient(surrogate))
+    del surrogate
+    return value
+
+
+@_with_gradient_of.defjvp
+def _derivative_of_surrogate(
+    primals: tuple[Bound, Bound], tangents: tuple[Bound, Bound]
+) -> tuple[Bound, Bound]:
+    return primals[0], tangents[1]
 
 
 def _scale_cotangent(leaf: Array, weights: LogWeights) -> Array:

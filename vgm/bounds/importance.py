@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.divergences import expm1_minus
-from vgm.numerics import log_mean_exp
+from vgm.numerics import expm1_minus_over_square, log_mean_exp
 from vgm.types import PRNGKey, Scalar
 
 
@@ -89,19 +88,23 @@ def renyi(log_w: Float[Array, " samples"], alpha: Scalar) -> Scalar:
     Returns:
         The bound.
     """
-    d = 1.0 - alpha
+    d = jnp.asarray(1.0 - alpha, log_w.dtype)
     mean = jnp.mean(log_w)
     # A weight of 0 has no mean logarithm to centre on: the plain form serves.
     centre = jnp.where(jnp.isfinite(mean), mean, 0.0)
-    safe_d = jnp.where(d == 0.0, 1.0, d)
-    y = safe_d * (log_w - centre)
-    small = jnp.all(jnp.abs(y) < 1.0)
-    correction = jnp.where(
-        small,
-        jnp.log1p(jnp.mean(expm1_minus(jnp.where(small, y, 0.0)))),
-        log_mean_exp(y),
-    )
-    return jnp.where(d == 0.0, mean, centre + correction / safe_d)
+    y = d * (log_w - centre)
+    small = jnp.all(jnp.abs(y) < 1.0) & jnp.isfinite(mean)
+    near = jnp.where(small, log_w - centre, 0.0)
+    # mean [exp(y) - 1 - y] = d a: divided by d in closed form, derivatives too.
+    a = d * jnp.mean(near**2 * expm1_minus_over_square(d * near))
+    ratio = jnp.where(d * a == 0.0, 1.0, jnp.log1p(d * a) / _nonzero(d * a))
+    large = log_mean_exp(jnp.where(small, 0.0, y)) / _nonzero(d)
+    bound = centre + jnp.where(small, a * ratio, large)
+    return jnp.where((d == 0.0) & ~small, mean, bound)
+
+
+def _nonzero(x: Scalar) -> Scalar:
+    return jnp.where(x == 0.0, 1.0, x)
 
 
 class Accumulator(NamedTuple):

@@ -9,6 +9,7 @@ the index is 1 - s^2.
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -52,10 +53,10 @@ def tail_index(log_w: Float[Array, " samples"]) -> Scalar:
         log_w: Log importance weights of one example, at least 25.
 
     Returns:
-        The estimate of k; -inf if the weights are constant.
+        The estimate of k; -inf if the weights of the tail are equal but for rounding,
+        NaN if some are NaN, or infinite, or all are 0.
     """
-    exceedances, _ = _exceedances(log_w)
-    return fit(exceedances).shape
+    return _tail(log_w)[0].shape
 
 
 def smooth(log_w: Float[Array, " samples"]) -> Float[Array, " samples"]:
@@ -69,9 +70,8 @@ def smooth(log_w: Float[Array, " samples"]) -> Float[Array, " samples"]:
     Returns:
         Smoothed log weights.
     """
-    exceedances, threshold = _exceedances(log_w)
-    num_tail, maximum = len(exceedances), jnp.max(log_w)
-    tail = fit(exceedances)
+    tail, threshold = _tail(log_w)
+    num_tail, maximum = tail_size(len(log_w)), jnp.max(log_w)
     levels = (jnp.arange(num_tail, dtype=log_w.dtype) + 0.5) / num_tail
     # Quantile scale (exp(-k log(1 - u)) - 1) / k, by expm1 through k = 0.
     exponent = -jnp.log1p(-levels)
@@ -96,27 +96,49 @@ def fit(exceedances: Float[Array, " tail"]) -> Tail:
     Returns:
         Index and scale.
     """
-    size = len(exceedances)
-    # All equal: no tail. A harmless value keeps the arithmetic below finite.
-    some = exceedances[-1] > 0.0
-    y = jnp.where(some, exceedances, 1.0)
-    num_points = 30 + int(math.sqrt(size))
+    # Ties with the threshold exceed nothing and are no part of the tail.
+    positive = exceedances > 0.0
+    size = jnp.sum(positive)
+    some = size > 0
+    y = jnp.where(positive, exceedances, 0.0)
+    largest = jnp.where(some, y[-1], 1.0)
+    num_ties = len(exceedances) - size
+    quartile = y[num_ties + jnp.maximum((size / 4 + 0.5).astype(int) - 1, 0)]
+    quartile = jnp.where(some, quartile, 1.0)
+
+    def mean(values: Array) -> Array:
+        return jnp.sum(values) / jnp.maximum(size, 1)
+
+    def index_at(theta: Array) -> Array:
+        return mean(jnp.log1p(-theta * y))
+
+    def ratio(theta: Array, index: Array) -> Array:
+        """-theta / index, whose limit at 0 is one over the mean."""
+        zero = theta == 0.0
+        limit = 1.0 / jnp.where(some, mean(y), 1.0)
+        return jnp.where(zero, limit, -theta / jnp.where(zero, 1.0, index))
+
+    num_points = 30 + int(math.sqrt(len(exceedances)))
     steps = jnp.arange(num_points, dtype=y.dtype) + 0.5
-    quartile = y[max(int(size / 4 + 0.5) - 1, 0)]
-    quartile = jnp.maximum(quartile, jnp.finfo(y.dtype).tiny)
-    theta = 1.0 / y[-1] + (1.0 - jnp.sqrt(num_points / steps)) / (3.0 * quartile)
-    index = jnp.mean(jnp.log1p(-theta[:, None] * y[None]), axis=1)
-    profile = size * (jnp.log(-theta / index) - index - 1.0)
+    theta = 1.0 / largest + (1.0 - jnp.sqrt(num_points / steps)) / (3.0 * quartile)
+    index = jax.vmap(index_at)(theta)
+    profile = size * (jnp.log(ratio(theta, index)) - index - 1.0)
     weights = jnp.exp(profile - jnp.max(profile))
     theta = jnp.sum(theta * weights) / jnp.sum(weights)
-    index = jnp.mean(jnp.log1p(-theta * y))
-    scale = -index / theta
+    index = index_at(theta)
+    scale = 1.0 / ratio(theta, index)
     shrunk = (size * index + 5.0) / (size + 10.0)
     return Tail(jnp.where(some, shrunk, -jnp.inf), jnp.where(some, scale, 0.0))
 
 
-def _exceedances(log_w: Float[Array, " samples"]) -> tuple[Array, Scalar]:
-    """Amounts over the threshold, ascending, and the threshold; the maximum is 1."""
-    num_tail = tail_size(len(log_w))
-    ordered = jnp.exp(jnp.sort(log_w)[-num_tail - 1 :] - jnp.max(log_w))
-    return ordered[1:] - ordered[0], ordered[0]
+def _tail(log_w: Float[Array, " samples"]) -> tuple[Tail, Scalar]:
+    """The law of the largest weights, and the threshold, relative to the maximum."""
+    num_tail, maximum = tail_size(len(log_w)), jnp.max(log_w)
+    ordered = jnp.sort(log_w)[-num_tail - 1 :]
+    rounding = 10.0 * jnp.finfo(log_w.dtype).eps * jnp.maximum(1.0, jnp.abs(maximum))
+    equal = maximum - ordered[0] <= rounding
+    weights = jnp.exp(ordered - maximum)
+    exceedances = jnp.where(equal, 0.0, weights[1:] - weights[0])
+    tail = fit(exceedances)
+    usable = jnp.isfinite(maximum) & ~jnp.any(jnp.isnan(log_w))
+    return tail._replace(shape=jnp.where(usable, tail.shape, jnp.nan)), weights[0]

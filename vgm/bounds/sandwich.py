@@ -22,13 +22,16 @@ class Interval(NamedTuple):
         upper: Upper end.
         lower_bound: log 1/K sum w of the forward weights.
         upper_bound: -log 1/K sum 1/w of the backward weights.
-        enough: The interval is no wider than the tolerance: K was enough.
+        consistent: The ends have not crossed; if they have, the weights are not what
+            they should be.
+        enough: Consistent, and no wider than the tolerance: K was enough.
     """
 
     lower: Scalar
     upper: Scalar
     lower_bound: Scalar
     upper_bound: Scalar
+    consistent: Bool[Array, ""]
     enough: Bool[Array, ""]
 
 
@@ -60,8 +63,10 @@ def interval(
     upper_bound = -log_mean_exp(-log_w_backward)
     lower = lower_bound - quantile * log_mean_stderr(log_w)
     upper = upper_bound + quantile * log_mean_stderr(-log_w_backward)
-    enough = upper - lower <= tolerance
-    return Interval(lower, upper, lower_bound, upper_bound, enough)
+    # Ends that have crossed by more than the tolerance: one of the contracts is broken.
+    consistent = upper - lower >= -tolerance
+    enough = consistent & (upper - lower <= tolerance)
+    return Interval(lower, upper, lower_bound, upper_bound, consistent, enough)
 
 
 def log_mean_stderr(log_w: Float[Array, " samples"]) -> Scalar:

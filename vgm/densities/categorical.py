@@ -25,8 +25,11 @@ def log_prob(x: Int[Array, "*event"], logits: Float[Array, "*event levels"]) -> 
     """
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, logits = x.ravel(), logits.reshape(x.size, logits.shape[-1])
+    # Relative to the largest: a common offset costs no digits.
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    logits = logits - largest
     chosen = jnp.take_along_axis(logits, x[..., None], axis=-1)[..., 0]
-    return jnp.sum(chosen - jax.nn.logsumexp(logits, axis=-1))
+    return jnp.sum(chosen - jnp.log(jnp.sum(jnp.exp(logits), axis=-1)))
 
 
 def sample(key: PRNGKey, logits: Float[Array, "*event levels"]) -> Int[Array, "*event"]:
@@ -56,4 +59,5 @@ def entropy(logits: Float[Array, "*event levels"]) -> Scalar:
         The entropy, summed over coordinates.
     """
     log_p = jax.nn.log_softmax(logits, axis=-1)
-    return -jnp.sum(jnp.exp(log_p) * log_p)
+    # A level without mass adds 0 log 0 = 0.
+    return -jnp.sum(jnp.exp(log_p) * jnp.where(jnp.isfinite(log_p), log_p, 0.0))

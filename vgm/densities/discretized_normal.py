@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vgm.densities.normal import LOG_2PI
-from vgm.numerics import log1mexp, log_ndtr
+from vgm.numerics import log1mexp, log_ndtr, log_ndtr_remainder
 from vgm.types import PRNGKey, Scalar
 
 # Exact for polynomials of degree 15; (2) is used where |c w| and w are below 1.
@@ -55,7 +55,11 @@ def log_prob(
     centre = x.astype(mean.dtype) * (2.0 * half_width) - 1.0 - mean
     upper = (centre + half_width) * inverse_std
     lower = (centre - half_width) * inverse_std
-    inner = _log_mass(centre * inverse_std, 2.0 * half_width * inverse_std)
+    inside = (x > 0) & (x < levels - 1)
+    # The bins at the ends see a harmless place here.
+    inner = _log_mass(
+        jnp.where(inside, centre * inverse_std, 0.0), 2.0 * half_width * inverse_std
+    )
     # Open outer bins: everything below the first edge, everything above the last.
     log_mass = jnp.where(
         x == 0,
@@ -71,8 +75,17 @@ def _log_mass(
     """Log mass of a standard normal in each bin."""
     # The density is even: reflect the bin to the left, where log Phi keeps its digits.
     centre = -jnp.abs(centre)
-    log_upper = log_ndtr(centre + 0.5 * width)
-    log_ratio = log_upper - log_ndtr(centre - 0.5 * width)
+    upper, lower = centre + 0.5 * width, centre - 0.5 * width
+    log_upper = log_ndtr(upper)
+    # In the tail the two parabolas differ by c w: a difference of their values, c^2
+    # large, would have no digits left.
+    tail = upper < -1.0
+    near_upper, near_lower = jnp.where(tail, -1.0, upper), jnp.where(tail, -2.0, lower)
+    far_upper, far_lower = jnp.where(tail, upper, -1.0), jnp.where(tail, lower, -2.0)
+    remainders = log_ndtr_remainder(far_upper) - log_ndtr_remainder(far_lower)
+    log_ratio = jnp.where(
+        tail, remainders - centre * width, log_ndtr(near_upper) - log_ndtr(near_lower)
+    )
     narrow = (width < 1.0) & (centre * width > -1.0)
     # Both branches are evaluated: each sees only inputs inside its range.
     log_ratio = jnp.where(narrow, 1.0, log_ratio)

@@ -54,7 +54,22 @@ def impute(
         log_w = model.log_joint(params, x, z, condition) - log_q
         return log_w, model.mean(params, z, condition)
 
-    log_w, means = jax.vmap(draw)(jax.random.split(key, num_samples))
-    weights = jax.nn.softmax(log_w, axis=0)
-    expected = jnp.einsum("kb,kb...->b...", weights, means)
+    def add(n: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        largest, total, weighted = sums
+        log_w, mean = draw(jax.random.fold_in(key, n))
+        new = jnp.maximum(largest, log_w)
+        kept, added = jnp.exp(largest - new), jnp.exp(log_w - new)
+        aligned = (-1, *[1] * (mean.ndim - 1))
+        weighted = weighted * kept.reshape(aligned) + mean * added.reshape(aligned)
+        return new, total * kept + added, weighted
+
+    log_w, mean = jax.eval_shape(draw, key)
+    start = (
+        jnp.full(log_w.shape, jnp.finfo(log_w.dtype).min),
+        jnp.zeros(log_w.shape, log_w.dtype),
+        jnp.zeros(mean.shape, mean.dtype),
+    )
+    # One draw at a time: memory does not grow with their number.
+    _, total, weighted = jax.lax.fori_loop(0, num_samples, add, start)
+    expected = weighted / total.reshape(-1, *[1] * (weighted.ndim - 1))
     return jnp.where(x.observed, x.values, expected)

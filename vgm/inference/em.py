@@ -44,6 +44,8 @@ def fit(
 ) -> Fit:
     """Alternate until the bound rises by less than the tolerance.
 
+    A bound that is not finite ends the run, with the parameters before.
+
     Args:
         e_step: Parameters to statistics under q, and the bound at that q, in nats an
             example.
@@ -58,32 +60,45 @@ def fit(
 
     class State(NamedTuple):
         params: Params
+        previous: Params
         bounds: Array
         step: Array
         converged: Array
+        failed: Array
 
     def proceed(state: State) -> Array:
-        return ~state.converged & (state.step < max_steps)
+        return ~state.converged & ~state.failed & (state.step < max_steps)
 
     def advance(state: State) -> State:
         statistics, bound = e_step(state.params)
         before = state.bounds[jnp.maximum(state.step - 1, 0)]
-        converged = (state.step > 0) & (bound - before < tolerance)
-        return State(
+        failed = ~jnp.isfinite(bound)
+        after = jax.tree.map(
+            lambda new, old: jnp.where(failed, old, new),
             m_step(statistics),
+            state.previous,
+        )
+        return State(
+            after,
+            state.params,
             state.bounds.at[state.step].set(bound),
             state.step + 1,
-            converged,
+            (state.step > 0) & (bound - before < tolerance),
+            failed,
         )
 
     dtype = jax.eval_shape(e_step, params)[1].dtype
+    no = jnp.zeros((), bool)
     start = State(
+        params,
         params,
         jnp.full(max_steps, jnp.nan, dtype),
         jnp.zeros((), jnp.int32),
-        jnp.zeros((), bool),
+        no,
+        no,
     )
-    return Fit(*jax.lax.while_loop(proceed, advance, start))
+    end = jax.lax.while_loop(proceed, advance, start)
+    return Fit(end.params, end.bounds, end.step, end.converged)
 
 
 def summed(
@@ -122,7 +137,12 @@ def summed(
         lambda n, sums: jax.tree.map(jnp.add, sums, total(n * size, size)),
         zeros,
     )
-    if rest:
-        last = total(num_chunks * size, rest)
-        sums = jax.tree.map(jnp.add, sums, last)
-    return sums
+    if not rest:
+        return sums
+    # A loop of one turn: its statistics are summed as they come, even outside jit.
+    return jax.lax.fori_loop(
+        0,
+        1,
+        lambda _, sums: jax.tree.map(jnp.add, sums, total(num_chunks * size, rest)),
+        sums,
+    )

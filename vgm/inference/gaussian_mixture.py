@@ -1,7 +1,8 @@
 """EM for a mixture of full-covariance normals (Bishop 2006, section 9.2.2).
 
 Second moments are taken around the current means, so that float32 keeps its digits for
-data far from the origin.
+data far from the origin. A mean that moves by far more than its component's width in
+one step costs them: start from examples, as ``init`` does.
 """
 
 from typing import NamedTuple
@@ -78,21 +79,32 @@ def log_prob(params: GaussianMixture, x: Float[Array, " dim"]) -> Scalar:
 
 
 def init(
-    key: PRNGKey, x: Float[Array, "examples dim"], *, num_components: int
+    key: PRNGKey,
+    x: Float[Array, "examples dim"],
+    *,
+    num_components: int,
+    ridge: float = 0.0,
 ) -> GaussianMixture:
     """Means at random examples, each covariance that of the data.
+
+    A millionth of the mean variance is added to every variance, so that a coordinate
+    that never varies can be factored.
 
     Args:
         key: Random key, used once.
         x: Examples.
         num_components: Number of components.
+        ridge: Added to every variance too, as in ``m_step``.
 
     Returns:
         Where EM may start.
     """
     chosen = jax.random.choice(key, len(x), (num_components,), replace=False)
-    covariance = jnp.atleast_2d(jnp.cov(x.T))
-    cholesky = jnp.linalg.cholesky(covariance)
+    centred = x - jnp.mean(x, axis=0)[None]
+    covariance = centred.T @ centred / len(x)
+    floor = ridge + 1e-6 * jnp.mean(jnp.diagonal(covariance))
+    identity = jnp.eye(x.shape[1], dtype=x.dtype)
+    cholesky = jnp.linalg.cholesky(covariance + floor * identity)
     return GaussianMixture(
         jnp.zeros(num_components, x.dtype),
         x[chosen],

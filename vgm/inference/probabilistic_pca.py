@@ -68,7 +68,14 @@ def moments(x: Float[Array, "examples data"], *, chunk_size: int = 4096) -> Mome
 
 
 def mean_log_evidence(model: LinearGaussian, data: Moments) -> Scalar:
-    """Mean log p(x) over the data: -1/2 [D log 2 pi + log |C| + tr C^-1 S], in nats.
+    """Mean log p(x) over the data, in nats.
+
+    With B and P as in (1) and R = I - W B,
+
+        -1/2 [ D log 2 pi s^2 + log det P + tr(R S R') / s^2 + tr(B S B') ],
+
+    which is -1/2 [D log 2 pi + log det C + tr C^-1 S] with C = W W' + s^2 I, by factors
+    of the latent's size only.
 
     Args:
         model: Parameters; its bias is the data's mean.
@@ -77,11 +84,15 @@ def mean_log_evidence(model: LinearGaussian, data: Moments) -> Scalar:
     Returns:
         Nats an example.
     """
-    noise = jnp.exp(2.0 * model.log_std) * jnp.eye(len(data.mean))
-    factor = jnp.linalg.cholesky(model.weights @ model.weights.T + noise)
-    log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-    trace = jnp.trace(jsp.linalg.cho_solve((factor, True), data.scatter))
-    return -0.5 * (len(data.mean) * LOG_2PI + log_det + trace)
+    dim = len(data.mean)
+    factor = jnp.linalg.cholesky(linear_gaussian.posterior_precision(model))
+    to_mean = _to_posterior_mean(model)
+    rest = jnp.eye(dim, dtype=data.scatter.dtype) - model.weights @ to_mean
+    residual = jnp.sum((rest @ data.scatter) * rest) * jnp.exp(-2.0 * model.log_std)
+    latent = jnp.sum((to_mean @ data.scatter) * to_mean)
+    log_det = jnp.sum(jnp.log(jnp.diagonal(factor)))
+    constant = dim * (0.5 * LOG_2PI + model.log_std)
+    return -constant - log_det - 0.5 * (residual + latent)
 
 
 def e_step(model: LinearGaussian, data: Moments) -> tuple[Statistics, Scalar]:
@@ -131,7 +142,8 @@ def m_step(statistics: Statistics) -> LinearGaussian:
     """
     x_z, z_z, data = statistics
     weights = jsp.linalg.solve(z_z, x_z.T, assume_a="pos").T
-    variance = (jnp.trace(data.scatter) - jnp.sum(weights * x_z)) / len(data.mean)
+    rest = jnp.trace(data.scatter) - jnp.sum(weights * x_z)
+    variance = _above_rounding(rest / len(data.mean), data)
     return LinearGaussian(weights, data.mean, 0.5 * jnp.log(variance))
 
 
@@ -149,15 +161,26 @@ def maximum_likelihood(data: Moments, *, latent_dim: int) -> LinearGaussian:
         Parameters; the weights up to a rotation.
     """
     values, vectors = jnp.linalg.eigh(data.scatter)
-    variance = jnp.mean(values[:-latent_dim])
+    variance = _above_rounding(jnp.mean(values[:-latent_dim]), data)
     excess = jnp.maximum(values[-latent_dim:] - variance, 0.0)
     weights = vectors[:, -latent_dim:] * jnp.sqrt(excess)[None]
     return LinearGaussian(weights, data.mean, 0.5 * jnp.log(variance))
 
 
-def _statistics(model: LinearGaussian, data: Moments, covariance: Array) -> Statistics:
+def _above_rounding(variance: Scalar, data: Moments) -> Scalar:
+    """Noise that is lost in the rounding of the scatter counts as that rounding."""
+    epsilon = jnp.finfo(data.scatter.dtype).eps
+    return jnp.maximum(variance, epsilon * jnp.trace(data.scatter) / len(data.mean))
+
+
+def _to_posterior_mean(model: LinearGaussian) -> Float[Array, "latent data"]:
+    """B of (1)."""
     precision = linear_gaussian.posterior_precision(model)
     scaled = model.weights.T * jnp.exp(-2.0 * model.log_std)
-    to_mean = jsp.linalg.solve(precision, scaled, assume_a="pos")
+    return jsp.linalg.solve(precision, scaled, assume_a="pos")
+
+
+def _statistics(model: LinearGaussian, data: Moments, covariance: Array) -> Statistics:
+    to_mean = _to_posterior_mean(model)
     x_z = data.scatter @ to_mean.T
     return Statistics(x_z, covariance + to_mean @ x_z, data)

@@ -83,17 +83,21 @@ def masked(family: Likelihood) -> Likelihood:
         The same functions of ``Masked`` observations; samples and means are complete.
     """
 
+    def known(x: Masked) -> Any:
+        """The values, with 0 for whatever stands where nothing was observed."""
+        return jnp.where(x.observed, x.values, 0).astype(x.values.dtype)
+
     def log_prob(x: Masked, outputs: Outputs) -> Scalar:
-        values = x.values.ravel()
+        values = known(x).ravel()
         by_coordinate = jax.vmap(family.log_prob)(
             values, outputs.reshape(values.size, outputs.shape[-1])
         )
         return jnp.sum(jnp.where(x.observed.ravel(), by_coordinate, 0.0))
 
     return family._replace(
-        features=lambda x: jnp.where(x.observed, family.features(x.values), 0.0),
+        features=lambda x: jnp.where(x.observed, family.features(known(x)), 0.0),
         log_prob=log_prob,
-        initial_bias=lambda x: family.initial_bias(x.values, x.observed),
+        initial_bias=lambda x: family.initial_bias(known(x), x.observed),
     )
 
 
@@ -179,7 +183,14 @@ def _discretized_logistic(levels: int) -> Likelihood:
         return jnp.stack([_mean(y, observed), log_scale], axis=-1)
 
     def mean(outputs: Outputs) -> Event:
-        return (jnp.clip(outputs[..., 0], -1.0, 1.0) + 1.0) * (0.5 * (levels - 1))
+        # E[x] = sum over the edges between levels of P(x above the edge).
+        location, inverse_scale = outputs[..., 0], jnp.exp(-outputs[..., 1])
+        edges = (2.0 * jnp.arange(1, levels) - 1.0) / (levels - 1) - 1.0
+
+        def above(edge: Scalar) -> Event:
+            return jax.nn.sigmoid((location - edge) * inverse_scale)
+
+        return jnp.sum(jax.vmap(above)(edges.astype(outputs.dtype)), axis=0)
 
     return Likelihood(
         num_outputs=2,

@@ -72,21 +72,23 @@ def certify(
     """
     largest = num_samples[-1]
     keys = jax.random.split(key, num_repetitions * largest)
-    log_w = jax.vmap(log_weight)(keys) - log_evidence
+    raw = jax.vmap(log_weight)(keys)
+    # Weights are known to rounding of their own size, and no error is smaller.
+    size = jnp.maximum(1.0, jnp.maximum(jnp.abs(log_evidence), jnp.max(jnp.abs(raw))))
+    rounding = 10.0 * jnp.finfo(raw.dtype).eps * size
+    log_w = raw - log_evidence
     bias, bias_stderr = _mean(jnp.expm1(log_w))
     gaps, errors = [], []
-    for size in num_samples:
-        usable = log_w[: log_w.size // size * size].reshape(-1, size)
+    for count in num_samples:
+        usable = log_w[: log_w.size // count * count].reshape(-1, count)
         gap, error = _mean(-jax.vmap(importance.iwae)(usable))
         gaps.append(gap)
         errors.append(error)
     gap, stderr = jnp.stack(gaps), jnp.stack(errors)
-    # Rounding of exact weights is no fall.
-    slack = 3.0 * jnp.hypot(stderr[1:], stderr[:-1]) + jnp.finfo(gap.dtype).eps
-    tiny = jnp.finfo(gap.dtype).tiny
+    slack = 3.0 * jnp.hypot(stderr[1:], stderr[:-1]) + rounding
     return Certificate(
         bias,
-        bias / jnp.maximum(bias_stderr, tiny),
+        bias / jnp.maximum(bias_stderr, rounding),
         num_samples,
         gap,
         stderr,

@@ -53,7 +53,9 @@ def elbo(log_joint: LogJoint, q_logits: Float[Array, " states"]) -> Scalar:
         sum_z q(z) [ log p(x, z) - log q(z) ].
     """
     log_q = jax.nn.log_softmax(q_logits)
-    return jnp.sum(jnp.exp(log_q) * (log_joint - log_q))
+    # A state that q leaves out adds 0 log 0 = 0.
+    log_w = jnp.where(jnp.isfinite(log_q), log_joint - log_q, 0.0)
+    return jnp.sum(jnp.exp(log_q) * log_w)
 
 
 def iwae(
@@ -72,5 +74,6 @@ def iwae(
     log_q = jax.nn.log_softmax(q_logits)
     draws = jnp.meshgrid(*[jnp.arange(log_q.size)] * num_samples, indexing="ij")
     states = jnp.stack([draw.ravel() for draw in draws])
-    log_w = jax.nn.logsumexp((log_joint - log_q)[states], axis=0) - jnp.log(num_samples)
-    return jnp.sum(jnp.exp(jnp.sum(log_q[states], axis=0)) * log_w)
+    log_w = jnp.where(jnp.isfinite(log_q), log_joint - log_q, 0.0)
+    bound = jax.nn.logsumexp(log_w[states], axis=0) - jnp.log(num_samples)
+    return jnp.sum(jnp.exp(jnp.sum(log_q[states], axis=0)) * bound)

@@ -119,8 +119,8 @@ def marginals(chain: Chain) -> tuple[Marginal, ...]:
     Returns:
         Normals, the observation's first.
     """
-    size = chain[-1].weights.shape[1]
-    laws = [Marginal(jnp.zeros(size), jnp.eye(size))]
+    top = _standard(chain[-1].weights.shape[1], chain[-1].weights.dtype)
+    laws = [Marginal(top.bias, top.cholesky)]
     for layer in reversed(chain):
         mean, covariance = laws[0]
         noise = layer.cholesky @ layer.cholesky.T
@@ -163,7 +163,7 @@ def invert(law: Marginal, conditional: Conditional) -> Conditional:
     total = cross @ conditional.weights.T + noise
     gain = jsp.linalg.solve(total, cross, assume_a="pos").T
     # Joseph's form: a sum of squares, so that the covariance stays positive.
-    keep = jnp.eye(len(law.mean)) - gain @ conditional.weights
+    keep = jnp.eye(len(law.mean), dtype=gain.dtype) - gain @ conditional.weights
     covariance = keep @ law.covariance @ keep.T + gain @ noise @ gain.T
     bias = law.mean - gain @ (conditional.weights @ law.mean + conditional.bias)
     return Conditional(gain, bias, jnp.linalg.cholesky(covariance))
@@ -192,15 +192,16 @@ def top_down_posterior(chain: Chain, x: Float[Array, " data"]) -> Chain:
     Returns:
         Conditionals of z_1 on z_2, ..., z_{T-1} on z_T, and of z_T on nothing.
     """
-    top = chain[-1].weights.shape[1]
-    prior = Conditional(jnp.zeros((top, 0)), jnp.zeros(top), jnp.eye(top))
+    prior = _standard(chain[-1].weights.shape[1], x.dtype)
     to_data, posterior = chain[0], []
     for layer in (*chain[1:], prior):
         # Given z_{t+1}: the layer's weights carry its dependence, the rest is Bayes.
         noise = layer.cholesky @ layer.cholesky.T
         law = Marginal(layer.bias, noise)
         given_x = invert(law, to_data)
-        keep = jnp.eye(len(layer.bias)) - given_x.weights @ to_data.weights
+        keep = (
+            jnp.eye(len(layer.bias), dtype=x.dtype) - given_x.weights @ to_data.weights
+        )
         bias = given_x.weights @ x + given_x.bias
         posterior.append(Conditional(keep @ layer.weights, bias, given_x.cholesky))
         to_data = compose(to_data, layer)
@@ -261,8 +262,8 @@ def sample_top_down(key: PRNGKey, posterior: Chain) -> tuple[Latents, Scalar]:
         Latents, z_1 first, reparameterised, and log q of them, in nats.
     """
     latents: list[Array] = []
-    above = jnp.zeros(0)
-    log_q = jnp.zeros(())
+    dtype = posterior[-1].bias.dtype
+    above, log_q = jnp.zeros(0, dtype), jnp.zeros((), dtype)
     keys = jax.random.split(key, len(posterior))
     for key_layer, layer in zip(keys, reversed(posterior), strict=True):
         z = sample(key_layer, layer, above)
@@ -270,3 +271,10 @@ def sample_top_down(key: PRNGKey, posterior: Chain) -> tuple[Latents, Scalar]:
         latents.insert(0, z)
         above = z
     return tuple(latents), log_q
+
+
+def _standard(size: int, dtype: jnp.dtype) -> Conditional:
+    """N(0, I), given nothing."""
+    return Conditional(
+        jnp.zeros((size, 0), dtype), jnp.zeros(size, dtype), jnp.eye(size, dtype=dtype)
+    )

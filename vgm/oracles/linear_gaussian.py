@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 from jaxtyping import Array, Float
 
-from vgm.densities import multivariate_normal, normal
+from vgm.densities import normal
+from vgm.densities.normal import LOG_2PI
 from vgm.divergences import kl_multivariate_normal
 from vgm.types import Scalar
 
@@ -81,6 +82,9 @@ def log_joint(
 def log_evidence(model: LinearGaussian, x: Float[Array, " data"]) -> Scalar:
     """Log p(x) = log N(x; m, W W' + s^2 I), in nats.
 
+    By log p(x) = log p(x, z) - log p(z | x) at the posterior mean: factors of the
+    latent's size only, so that little noise leaves no singular matrix.
+
     Args:
         model: Parameters.
         x: Observation.
@@ -88,9 +92,11 @@ def log_evidence(model: LinearGaussian, x: Float[Array, " data"]) -> Scalar:
     Returns:
         The exact log evidence.
     """
-    noise = jnp.exp(2.0 * model.log_std) * jnp.eye(x.size, dtype=x.dtype)
-    covariance = model.weights @ model.weights.T + noise
-    return multivariate_normal.log_prob(x, model.bias, jnp.linalg.cholesky(covariance))
+    factor = jnp.linalg.cholesky(posterior_precision(model))
+    scaled = model.weights.T @ (x - model.bias) * jnp.exp(-2.0 * model.log_std)
+    mean = jsp.linalg.cho_solve((factor, True), scaled)
+    log_determinant = jnp.sum(jnp.log(jnp.diagonal(factor)))
+    return log_joint(model, x, mean) + 0.5 * mean.size * LOG_2PI - log_determinant
 
 
 def posterior(model: LinearGaussian, x: Float[Array, " data"]) -> Normal:
