@@ -1,6 +1,7 @@
 """Measure: scripts/benchmark.py loop, core or evidence."""
 
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -88,8 +89,12 @@ def measure(
     seconds = {name: [] for name in sides}
     for run in sides.values() if warm_up else ():
         run()  # compile
-    for _ in range(repetitions):
-        for name, run in sides.items():
+    names = list(sides)
+    for repetition in range(repetitions):
+        # Whoever follows another may pay for it: each side comes first in turn.
+        first = repetition % len(names)
+        for name in [*names[first:], *names[:first]]:
+            run = sides[name]
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
@@ -196,6 +201,8 @@ def _numpyro() -> dict[str, Callable[..., Any]]:
 
 
 def _torch() -> dict[str, Callable[..., Any]]:
+    # Threads that spin while they wait would take the cores from the next side.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from torch import distributions as dist  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -43,13 +43,13 @@ SUITES = {
 SELECT = {
     "densities/bernoulli": "bernoulli or discrete_entrop or frequencies",
     "densities/categorical": "categorical or discrete_entrop or frequencies",
-    "densities/discretized_logistic": "logistic",
+    "densities/discretized_logistic": "logistic or samples_have",
     "densities/discretized_logistic_mixture": "mixture",
     "densities/discretized_normal": "discretized_normal or samples_have",
     "densities/mixture": "mixture",
     "densities/multivariate_normal": "multivariate or entropy or samples",
     "densities/normal": "normal or entropy",
-    "bounds/pareto": "pareto or constant_weights",
+    "bounds/pareto": "pareto or constant_weights or tail or ties or quartile or index",
     "bounds/annealed": "anneal or hmc or temperature or tuned or intervals_hold",
     "bounds/sandwich": "interval or naive",
 }

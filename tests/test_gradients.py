@@ -366,3 +366,21 @@ def test_vimco_signals_keep_their_digits_far_from_zero(key, offset):
         expected += signal * (np.eye(4)[state] - 0.25)
     # The float32 inputs at -1e4 are rounded to 1e-3: offsets of 1/16 are exact there.
     np.testing.assert_allclose(gradient, expected, atol=1e-5 if offset == 0 else 2e-3)
+
+
+def test_each_draw_is_compared_with_the_mean_of_the_others(x64, key):
+    """The score-function gradient of one set of draws, by a loop."""
+    params, system = linear_params(), linear_system()
+    z = jax.vmap(lambda k: system.propose(k, params))(jax.random.split(key, 4))
+    log_w = [
+        system.log_joint(params, row) - system.log_posterior(params, row) for row in z
+    ]
+    expected = np.zeros(2)
+    for k, row in enumerate(z):
+        others = np.mean(np.delete(np.asarray(log_w), k))
+        score = (row - params["mean"]) * jnp.exp(-2 * params["log_std"])
+        expected += np.asarray((log_w[k] - others) * score) / 4
+    gradient = jax.grad(
+        lambda p: gradients.elbo_score_function(key, p, system, num_samples=4)
+    )(params)
+    np.testing.assert_allclose(gradient["mean"], expected, rtol=1e-10)

@@ -395,3 +395,45 @@ def test_no_weight_at_all_gives_no_gradient():
     value, gradient = jax.value_and_grad(importance.iwae)(jnp.full(3, -jnp.inf))
     assert value == -jnp.inf
     np.testing.assert_array_equal(gradient, jnp.zeros(3))
+
+
+def zhang_stephens(y):
+    """The fit of Zhang & Stephens (2009) with the shrinkage of PSIS, in NumPy."""
+    n = len(y)
+    m = 30 + int(np.sqrt(n))
+    steps = np.arange(1, m + 1) - 0.5
+    quartile = np.sort(y)[int(n / 4 + 0.5) - 1]
+    theta = 1 / y.max() + (1 - np.sqrt(m / steps)) / (3 * quartile)
+    k = np.log1p(-np.outer(theta, y)).mean(1)
+    profile = n * (np.log(-theta / k) - k - 1)
+    weights = 1 / np.exp(profile[None] - profile[:, None]).sum(1)
+    theta = (theta * weights).sum()
+    k = np.log1p(-theta * y).mean()
+    return (n * k + 5) / (n + 10), -k / theta
+
+
+@pytest.mark.parametrize("size", [5, 20, 95, 300])
+def test_pareto_fit_equals_the_paper_written_out(x64, size):
+    y = np.sort(stats.genpareto(0.4, scale=1.5).rvs(size, random_state=size))
+    shape, scale = zhang_stephens(y)
+    tail = pareto.fit(jnp.asarray(y))
+    np.testing.assert_allclose(tail.shape, shape, rtol=1e-10)
+    np.testing.assert_allclose(tail.scale, scale, rtol=1e-10)
+
+
+def test_the_tail_is_a_fifth_or_three_roots_of_the_weights():
+    sizes = [pareto.tail_size(count) for count in (25, 100, 225, 1000, 10_000)]
+    assert sizes == [5, 20, 45, 95, 300]
+
+
+def test_pareto_smoothing_puts_quantiles_in_the_place_of_the_tail(x64):
+    log_w = 1.5 * stats.norm.rvs(size=400, random_state=4)
+    order, size = np.argsort(log_w), pareto.tail_size(400)
+    weights = np.exp(log_w[order] - log_w.max())
+    threshold = weights[-size - 1]
+    shape, scale = zhang_stephens(weights[-size:] - threshold)
+    levels = (np.arange(size) + 0.5) / size
+    law = stats.genpareto(shape, loc=threshold, scale=scale)
+    expected = np.minimum(np.log(law.ppf(levels)), 0.0) + log_w.max()
+    smoothed = np.asarray(pareto.smooth(jnp.asarray(log_w)))
+    np.testing.assert_allclose(smoothed[order[-size:]], expected, rtol=1e-9)
