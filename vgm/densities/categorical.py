@@ -26,10 +26,10 @@ def log_prob(x: Int[Array, "*event"], logits: Float[Array, "*event levels"]) -> 
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, logits = x.ravel(), logits.reshape(x.size, logits.shape[-1])
     # Relative to the largest: a common offset costs no digits.
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    logits = logits - largest
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
     chosen = jnp.take_along_axis(logits, x[..., None], axis=-1)[..., 0]
-    return jnp.sum(chosen - jnp.log(jnp.sum(jnp.exp(logits), axis=-1)))
+    total = jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
+    return jnp.sum((chosen - largest) - jnp.log(total))
 
 
 def sample(key: PRNGKey, logits: Float[Array, "*event levels"]) -> Int[Array, "*event"]:
