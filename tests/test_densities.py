@@ -229,6 +229,16 @@ def test_discrete_entropies_equal_scipy(shape, data):
     np.testing.assert_allclose(many, stats.entropy(softmax, axis=-1).sum(), atol=1e-11)
 
 
+@pytest.mark.parametrize("logit", [25.0, -25.0])
+def test_bernoulli_entropy_keeps_its_digits_near_certainty(logit):
+    """About (1 + |l|) exp(-|l|): a difference of two large terms has none left."""
+    p = 1 / (1 + np.exp(25.0))
+    expected = -p * np.log(p) - np.log1p(-p) * (1 - p)
+    np.testing.assert_allclose(
+        bernoulli.entropy(jnp.asarray(logit)), expected, rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("logit", [1e4, -1e4])
 def test_discrete_entropies_vanish_at_extreme_logits(logit):
     value, grad = jax.value_and_grad(bernoulli.entropy)(jnp.asarray(logit))

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from jax.test_util import check_grads
 from scipy import integrate, special, stats
 
-from vgm import divergences
+from vgm import divergences, numerics
 from vgm.densities import normal
 
 PAIRS = [
@@ -246,3 +246,27 @@ def test_levels_without_mass():
     np.testing.assert_allclose(kl(one, two), np.log(2.0), rtol=1e-6)
     assert kl(one, one) == 0.0
     assert kl(two, one) == jnp.inf
+
+
+@pytest.mark.parametrize(("x64_on", "tolerance"), [(False, 5e-7), (True, 2e-15)])
+def test_expm1_minus_to_the_last_digits(x64_on, tolerance):
+    """By the series in long double; a few ulps are the rounding of each form."""
+    x = np.concatenate([-np.logspace(-6, 0.7, 60), np.logspace(-6, 0.7, 60)])
+    with jax.enable_x64(x64_on):
+        given = jnp.asarray(x)
+        actual = np.asarray(numerics.expm1_minus(given), np.longdouble)
+        x = np.asarray(given, np.longdouble)
+        inside = abs(x) < 1
+        ratio = np.asarray(numerics.expm1_minus_over_square(given), np.longdouble)
+    term, expected = x**2 / 2, np.zeros_like(x)
+    for n in range(3, 60):
+        expected += term
+        term = term * x / n
+    np.testing.assert_allclose(
+        (actual / expected).astype(float), np.ones(len(x)), atol=tolerance
+    )
+    np.testing.assert_allclose(
+        (ratio * x**2 / expected)[inside].astype(float),
+        np.ones(inside.sum()),
+        atol=tolerance,
+    )
