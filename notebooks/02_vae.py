@@ -165,7 +165,7 @@ config = dataclasses.replace(
     run_dir=Path(workspace.name) / "vae-2d",
 )
 result = experiment.run(config)
-for quantity, value, how in experiment.results.result_table(result)[:-1]:
+for quantity, value, how in experiment.tables.result_table(result)[:-1]:
     print(f"{quantity:26} {value:22} {how}")
 
 # %%

@@ -3,14 +3,15 @@
 import os
 from pathlib import Path
 
+# Most of a test's time is compilation, and nearly nothing is computed.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of a test's time is compilation: keep programs for the next run. One folder a
-# worker, since a reader may meet a half-written file.
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-CACHE = Path(__file__).parents[1] / ".pytest_cache" / f"xla-{WORKER}"
+# The workers, and the next run, share compiled programs.
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
