@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vgm.bounds import gradients
 from vgm.errors import UserError
 
 
@@ -277,8 +278,8 @@ _FAMILIES = {
 
 
 _GRADIENTS = {
-    "elbo": ("pathwise", "sticking-the-landing", "score-function"),
-    "iwae": ("pathwise", "vimco", "dreg"),
+    "elbo": tuple(gradients.ELBO_ESTIMATORS),
+    "iwae": tuple(gradients.IWAE_ESTIMATORS),
 }
 
 
