@@ -434,6 +434,22 @@ BAD_INPUT = {
     ),
     "labels of test missing": (labelled, r"model\.conditional .* the test split"),
     "occupied run": (occupied, r"--run-dir .* already holds files.*--resume"),
+    "gradient of another bound": (
+        ["vae-digits", "--objective.gradient", "dreg"],
+        r"objective\.gradient must be pathwise or .* got 'dreg'",
+    ),
+    "a baseline of nothing": (
+        ["vae-digits", "--objective.gradient", "score-function"],
+        r"objective\.num-samples must be at least 2",
+    ),
+    "dropout under drawn weights": (
+        ["vae-digits", "--objective.gradient", "sticking-the-landing"],
+        r"model\.dropout must be 0 .*'sticking-the-landing'.* got 0\.2",
+    ),
+    "missing integers": (
+        ["vae-digits", "--data.missing", "nan"],
+        r"data\.missing 'nan' needs data\.observation 'density'",
+    ),
 }
 
 
