@@ -5,8 +5,9 @@ Floors, lowest first; imports go down only (``tests/test_floors.py``):
     0  types, numerics, errors   names of arrays; arithmetic that keeps its digits
     1  densities                 log p(x), samples, entropies, one module a family
     2  divergences               KL in closed form and by sampling
-    4  bounds, inference,        bounds on log p(x), learning without gradients,
-       oracles                   exact answers to check them by
+    3  processes                 the fixed encoder of a diffusion, its schedules
+    4  bounds, samplers,         bounds on log p(x), drawing samples, learning without
+       inference, oracles        gradients, exact answers to check them by
     5  models                    networks, and where a network meets a bound
     6  training                  objective, step, loop, sharding, checkpoints
     7  evaluation                likelihoods with error bars, figures, reports
@@ -14,7 +15,7 @@ Floors, lowest first; imports go down only (``tests/test_floors.py``):
     9  cli                       what the scripts share
 
 ``data`` stands beside them and imports ``errors`` alone. Floors 0 to 4 import neither
-Flax nor Optax. Floor 3, processes and bijections, is for the models to come.
+Flax nor Optax.
 """
 
 from typing import Any

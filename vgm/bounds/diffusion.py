@@ -1,0 +1,347 @@
+"""The bound of a variational diffusion, for one example (Kingma et al. 2021).
+
+With the noising process of ``processes.gaussian`` as encoder, T steps on the grid
+t = i / T and p(z_s | z_t) = q(z_s | z_t, x_hat(z_t)),
+
+    L_T = E log p(x | z_0) - KL(q(z_1 | x) || N(0, I))
+          - sum_i E KL(q(z_s | z_t, x) || p(z_s | z_t)),                             (1)
+    KL_i = 1/2 expm1(gamma_t - gamma_s) |eps - eps_hat|^2,                           (2)
+
+the denoising form. Over the joint q(z_0, .., z_1 | x) the same bound reads
+
+    L_T = E log p(x | z_0) - E KL(q(z_1 | z_{1 - 1/T}) || N(0, I))
+          + sum_i E log p(z_s | z_t) - log q(z_s | z_{s - 1/T}),                     (3)
+
+the consistency form. Its summands must be log ratios under the joint: z_s given both
+neighbours is not q(z_s | z_{s - 1/T}), so no divergence can stand in their place. As
+T grows, the sum in (1) becomes
+
+    1/2 int_0^1 gamma'(t) E |eps - eps_hat|^2 dt,                                    (4)
+
+which depends on the schedule by its end points alone.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgm.bounds.elbo import ElboTerms
+from vgm.densities import normal
+from vgm.divergences import kl_standard_normal
+from vgm.processes import gaussian
+from vgm.processes.gaussian import Parameterisation
+from vgm.processes.schedules import Schedule
+from vgm.types import PRNGKey, Scalar
+
+Event = Float[Array, "*event"]
+
+
+class Chain(NamedTuple):
+    """A diffusion of one example.
+
+    Attributes:
+        schedule: gamma(t).
+        predict: (z_t, gamma_t) to the network's prediction.
+        parameterisation: What it predicts.
+        log_likelihood: z_0 to log p(x | z_0).
+    """
+
+    schedule: Schedule
+    predict: Callable[[Event, Scalar], Event]
+    parameterisation: Parameterisation
+    log_likelihood: Callable[[Event], Scalar]
+
+
+def low_discrepancy_times(key: PRNGKey, num_times: int) -> Float[Array, " times"]:
+    """Times spread evenly, each by itself uniform on [0, 1].
+
+    t_i = (u + i / n) mod 1 with one u for all (Kingma et al. 2021, appendix I.1).
+
+    >>> import jax
+    >>> low_discrepancy_times(jax.random.key(0), 49).shape
+    (49,)
+
+    Args:
+        key: Random key, used once.
+        num_times: n.
+
+    Returns:
+        The times.
+    """
+    shift = jax.random.uniform(key)
+    return jnp.mod(shift + jnp.arange(num_times) / num_times, 1.0)
+
+
+def noise_error(x: Event, eps: Event, gamma: Scalar, chain: Chain) -> Event:
+    """Eps - eps_hat, the error of a prediction at z = alpha x + sigma eps.
+
+    Taken in the network's own parameterisation: no digits are lost on the way to eps.
+
+    Args:
+        x: Data, scaled.
+        eps: Noise.
+        gamma: gamma_t.
+        chain: Diffusion.
+
+    Returns:
+        The error of the noise.
+    """
+    kind = chain.parameterisation
+    prediction = chain.predict(gaussian.diffuse(x, eps, gamma), gamma)
+    return kind.eps_slope(gamma) * (kind.target(x, eps, gamma) - prediction)
+
+
+def denoising_matching(error: Event, increment: Scalar) -> Scalar:
+    """KL(q(z_s | z_t, x) || p(z_s | z_t)), (2).
+
+    >>> import jax.numpy as jnp
+    >>> float(denoising_matching(jnp.ones(2), jnp.log(jnp.asarray(2.0))))
+    1.0
+
+    Args:
+        error: eps - eps_hat.
+        increment: gamma_t - gamma_s.
+
+    Returns:
+        The divergence of one step, in nats.
+    """
+    return 0.5 * jnp.expm1(increment) * jnp.sum(error**2)
+
+
+def denoising_matching_continuous(error: Event, derivative: Scalar) -> Scalar:
+    """The integrand of (4): the divergence of T steps at one time, T to infinity.
+
+    >>> import jax.numpy as jnp
+    >>> float(denoising_matching_continuous(jnp.ones(2), jnp.asarray(3.0)))
+    3.0
+
+    Args:
+        error: eps - eps_hat.
+        derivative: d gamma / dt.
+
+    Returns:
+        Nats per unit of time.
+    """
+    return 0.5 * derivative * jnp.sum(error**2)
+
+
+def prior_matching(x: Event, gamma_max: Scalar) -> Scalar:
+    """KL(q(z_1 | x) || N(0, I)).
+
+    Args:
+        x: Data, scaled.
+        gamma_max: gamma(1).
+
+    Returns:
+        The divergence, in nats.
+    """
+    return kl_standard_normal(*gaussian.marginal(x, gamma_max))
+
+
+def discrete_terms(
+    key: PRNGKey, x: Event, chain: Chain, *, num_steps: int, chunk_size: int
+) -> ElboTerms:
+    """The bound (1) of T steps, every one of them computed.
+
+    Args:
+        key: Random key, used once.
+        x: Data, scaled.
+        chain: Diffusion.
+        num_steps: T.
+        chunk_size: Steps at once.
+
+    Returns:
+        Terms in nats, one denoising term a step, t = 1/T first.
+    """
+    key_outer, key_steps = jax.random.split(key)
+
+    def term(inputs: tuple[PRNGKey, Array]) -> Scalar:
+        key, index = inputs
+        return _step_term(key, x, chain, index, num_steps)
+
+    steps = jnp.arange(1, num_steps + 1)
+    keys = jax.random.split(key_steps, num_steps)
+    matching = jax.lax.map(term, (keys, steps), batch_size=min(chunk_size, num_steps))
+    return _with_outer_terms(key_outer, x, chain, matching)
+
+
+def sampled_terms(
+    key: PRNGKey, x: Event, t: Scalar, chain: Chain, *, num_steps: int
+) -> ElboTerms:
+    """The bound (1) of T steps, from the one step that holds the time t.
+
+    Args:
+        key: Random key, used once.
+        x: Data, scaled.
+        t: Time, uniform on [0, 1].
+        chain: Diffusion.
+        num_steps: T.
+
+    Returns:
+        Terms in nats, whose expectation over t is the bound; one denoising term, T
+        times that of the step.
+    """
+    key_outer, key_step = jax.random.split(key)
+    # A time may round to 1.
+    index = jnp.minimum(jnp.floor(t * num_steps).astype(jnp.int32), num_steps - 1) + 1
+    term = num_steps * _step_term(key_step, x, chain, index, num_steps)
+    return _with_outer_terms(key_outer, x, chain, term[None])
+
+
+def continuous_terms(key: PRNGKey, x: Event, t: Scalar, chain: Chain) -> ElboTerms:
+    """The bound of infinitely many steps, (4), at one time.
+
+    Args:
+        key: Random key, used once.
+        x: Data, scaled.
+        t: Time, uniform on [0, 1].
+        chain: Diffusion.
+
+    Returns:
+        Terms in nats, whose expectation over t is the bound; one denoising term.
+    """
+    key_outer, key_eps = jax.random.split(key)
+    eps = jax.random.normal(key_eps, x.shape, x.dtype)
+    error = noise_error(x, eps, chain.schedule.gamma(t), chain)
+    term = denoising_matching_continuous(error, chain.schedule.derivative(t))
+    return _with_outer_terms(key_outer, x, chain, term[None])
+
+
+def consistency_terms(
+    key: PRNGKey, x: Event, chain: Chain, *, num_steps: int
+) -> ElboTerms:
+    """The bound of T steps in its consistency form, (3), on one trajectory.
+
+    Args:
+        key: Random key, used once.
+        x: Data, scaled.
+        chain: Diffusion.
+        num_steps: T.
+
+    Returns:
+        Terms in nats. The denoising terms are log q(z_s | before) - log p(z_s | z_t),
+        s = 0 first: signed, and divergences only in their sum's expectation.
+    """
+    key_start, key_steps = jax.random.split(key)
+    start = gaussian.marginal(x, chain.schedule.gamma(jnp.zeros((), x.dtype)))
+    z_0 = normal.sample(key_start, *start)
+
+    def step(
+        carry: tuple[Event, Scalar], inputs: tuple[PRNGKey, Array]
+    ) -> tuple[tuple[Event, Scalar], tuple[Scalar, Scalar]]:
+        z_s, log_q = carry
+        key, index = inputs
+        t, width = _grid(index, num_steps, x.dtype)
+        gamma_t = chain.schedule.gamma(t)
+        increment = chain.schedule.increment(t, width)
+        forward = gaussian.transition(z_s, gamma_t, increment)
+        z_t = normal.sample(key, *forward)
+        x_hat = chain.parameterisation.to_x(z_t, chain.predict(z_t, gamma_t), gamma_t)
+        backward = gaussian.posterior(z_t, x_hat, gamma_t, increment)
+        ratio = log_q - normal.log_prob(z_s, *backward)
+        carry = z_t, normal.log_prob(z_t, *forward)
+        return carry, (ratio, kl_standard_normal(*forward))
+
+    keys = jax.random.split(key_steps, num_steps)
+    steps = jnp.arange(1, num_steps + 1)
+    first = z_0, normal.log_prob(z_0, *start)
+    _, (ratios, divergences) = jax.lax.scan(step, first, (keys, steps))
+    return ElboTerms(chain.log_likelihood(z_0), divergences[-1], ratios)
+
+
+def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scalar:
+    """Log p(x, z_0, .., z_1) / q(z_0, .., z_1 | x) of one trajectory of T steps.
+
+    The noise is carried in place of the latents,
+    eps_s = exp(-d/2) eps_t + sqrt(1 - exp(-d)) xi, and a step's ratio is
+    sqrt(expm1 d) xi . (eps - eps_hat) - KL of (2): no digits are lost at either end.
+
+    Args:
+        key: Random key, used once.
+        x: Data, scaled.
+        chain: Diffusion.
+        num_steps: T.
+
+    Returns:
+        The log weight in nats: E[exp(log_weight)] = p(x).
+    """
+    key_top, key_steps = jax.random.split(key)
+    eps_1 = jax.random.normal(key_top, x.shape, x.dtype)
+    mean, log_std = gaussian.marginal(x, chain.schedule.gamma(jnp.ones((), x.dtype)))
+    z_1 = mean + jnp.exp(log_std) * eps_1
+    origin = jnp.zeros_like(x)
+    start = normal.log_prob(z_1, origin, origin) - normal.log_prob(z_1, mean, log_std)
+
+    def step(
+        carry: tuple[Event, Scalar], inputs: tuple[PRNGKey, Array]
+    ) -> tuple[tuple[Event, Scalar], None]:
+        eps, log_w = carry
+        key, index = inputs
+        t, width = _grid(index, num_steps, x.dtype)
+        increment = chain.schedule.increment(t, width)
+        error = noise_error(x, eps, chain.schedule.gamma(t), chain)
+        xi = jax.random.normal(key, x.shape, x.dtype)
+        log_w += jnp.sqrt(jnp.expm1(increment)) * jnp.sum(xi * error)
+        log_w -= denoising_matching(error, increment)
+        kept = jnp.exp(-0.5 * increment)
+        return (kept * eps + jnp.sqrt(-jnp.expm1(-increment)) * xi, log_w), None
+
+    keys = jax.random.split(key_steps, num_steps)
+    steps = jnp.arange(num_steps, 0, -1)
+    (eps_0, log_w), _ = jax.lax.scan(step, (eps_1, start), (keys, steps))
+    gamma_0 = chain.schedule.gamma(jnp.zeros((), x.dtype))
+    return log_w + chain.log_likelihood(gaussian.diffuse(x, eps_0, gamma_0))
+
+
+def level_evidence(
+    z_0: Event, gamma_0: Scalar, values: Float[Array, " levels"]
+) -> Float[Array, "*event levels"]:
+    """What z_0 says of each level: log q(z_0 | value) up to a constant.
+
+    As logits they are the decoder of Kingma et al. (2021, eq. 13): the posterior of a
+    coordinate alone, all levels equally likely before.
+
+    >>> import jax.numpy as jnp
+    >>> values = jnp.asarray([-1.0, 1.0])
+    >>> level_evidence(jnp.zeros(1), jnp.asarray(0.0), values).shape
+    (1, 2)
+
+    Args:
+        z_0: Latents; at any time, with its gamma.
+        gamma_0: gamma at that time.
+        values: Scaled value of each level.
+
+    Returns:
+        -1/2 exp(-gamma) (z / alpha - value)^2.
+    """
+    alpha, _ = gaussian.alpha_sigma(gamma_0)
+    distance = (z_0 / alpha)[..., None] - values.reshape((1,) * z_0.ndim + (-1,))
+    return -0.5 * jnp.exp(-gamma_0) * distance**2
+
+
+def _grid(index: Array, num_steps: int, dtype: jnp.dtype) -> tuple[Scalar, Scalar]:
+    """Time and width of a step; the width is exact where a difference is not."""
+    return index.astype(dtype) / num_steps, jnp.asarray(1.0 / num_steps, dtype)
+
+
+def _step_term(
+    key: PRNGKey, x: Event, chain: Chain, index: Array, num_steps: int
+) -> Scalar:
+    t, width = _grid(index, num_steps, x.dtype)
+    eps = jax.random.normal(key, x.shape, x.dtype)
+    error = noise_error(x, eps, chain.schedule.gamma(t), chain)
+    return denoising_matching(error, chain.schedule.increment(t, width))
+
+
+def _with_outer_terms(
+    key: PRNGKey, x: Event, chain: Chain, matching: Float[Array, " steps"]
+) -> ElboTerms:
+    """The terms at both ends, beside those between."""
+    eps = jax.random.normal(key, x.shape, x.dtype)
+    zero = jnp.zeros((), x.dtype)
+    z_0 = gaussian.diffuse(x, eps, chain.schedule.gamma(zero))
+    top = prior_matching(x, chain.schedule.gamma(zero + 1.0))
+    return ElboTerms(chain.log_likelihood(z_0), top, matching)

@@ -1,0 +1,4 @@
+"""Fixed encoders: the noising chain of a diffusion and its schedules."""
+
+from vgm.processes import gaussian as gaussian
+from vgm.processes import schedules as schedules

@@ -1,0 +1,345 @@
+"""Noise schedules gamma(t) = -log SNR(t), increasing on 0 <= t <= 1.
+
+z_0 is almost data and z_1 almost noise (Kingma et al. 2021, section 3.1). What a bound
+weights its terms by is the difference of two gammas, which float32 cannot take between
+neighbours: 15% are lost at T = 10^6. So a schedule gives its increments itself, each
+in the closed form of its family.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgm.types import Scalar
+
+Number = float | Scalar
+
+
+class Schedule(NamedTuple):
+    """A schedule of one time, as functions.
+
+    Attributes:
+        gamma: t to gamma(t).
+        increment: (t, width) to gamma(t) - gamma(t - width), exact for any width > 0.
+    """
+
+    gamma: Callable[[Scalar], Scalar]
+    increment: Callable[[Scalar, Scalar], Scalar]
+
+    def derivative(self, t: Scalar) -> Scalar:
+        """The slope d gamma / dt, by differentiating the closed form.
+
+        Args:
+            t: Time.
+
+        Returns:
+            The derivative, positive.
+        """
+        return jax.grad(self.gamma)(t)
+
+
+class Ends(NamedTuple):
+    """Parameters of learned end points, which keep their order.
+
+    Attributes:
+        gamma_min: gamma(0).
+        log_span: Logarithm of gamma(1) - gamma(0).
+    """
+
+    gamma_min: Scalar
+    log_span: Scalar
+
+
+class Monotone(NamedTuple):
+    """Parameters of the interior of ``monotone``, one a hidden unit but for the first.
+
+    Attributes:
+        log_slope: Logarithm of the slope of the linear part.
+        log_height: Logarithm of the height of each step.
+        log_steepness: Logarithm of the steepness of each step.
+        place: Time in the middle of each step.
+    """
+
+    log_slope: Scalar
+    log_height: Float[Array, " units"]
+    log_steepness: Float[Array, " units"]
+    place: Float[Array, " units"]
+
+
+def ends(gamma_min: float, gamma_max: float) -> Ends:
+    """Parameters that start at two end points.
+
+    Args:
+        gamma_min: gamma(0).
+        gamma_max: gamma(1), greater.
+
+    Returns:
+        The parameters of learned end points.
+    """
+    return Ends(
+        jnp.asarray(gamma_min, float),
+        jnp.log(jnp.asarray(gamma_max, float) - gamma_min),
+    )
+
+
+def linear(gamma_min: Number, gamma_max: Number) -> Schedule:
+    """A gamma linear in t (Kingma et al. 2021, appendix H); learned if its ends are.
+
+    >>> import jax.numpy as jnp
+    >>> float(linear(-10.0, 6.0).gamma(jnp.asarray(0.5)))
+    -2.0
+
+    Args:
+        gamma_min: gamma(0).
+        gamma_max: gamma(1).
+
+    Returns:
+        The schedule.
+    """
+    return interpolate(
+        gamma_min, gamma_max, Schedule(lambda t: t, lambda t, width: width)
+    )
+
+
+def interpolate(gamma_min: Number, gamma_max: Number, unit: Schedule) -> Schedule:
+    """gamma(t) = gamma_min + (gamma_max - gamma_min) unit(t).
+
+    Args:
+        gamma_min: gamma(0).
+        gamma_max: gamma(1).
+        unit: What rises from 0 at t = 0 to 1 at t = 1: the interior.
+
+    Returns:
+        The schedule.
+    """
+    span = gamma_max - gamma_min
+    return Schedule(
+        lambda t: gamma_min + span * unit.gamma(t),
+        lambda t, width: span * unit.increment(t, width),
+    )
+
+
+def cosine(gamma_min: Number, gamma_max: Number) -> Schedule:
+    """Alpha the cosine of an angle linear in t (Nichol & Dhariwal 2021, eq. 17).
+
+    gamma = 2 log tan(angle), between the angles of the two end points (Hoogeboom et
+    al. 2023, section 3.1). Angle and complement are both kept, so that neither end
+    loses digits.
+
+    >>> import jax.numpy as jnp
+    >>> float(cosine(-10.0, 10.0).gamma(jnp.asarray(0.5)))
+    0.0
+
+    Args:
+        gamma_min: gamma(0).
+        gamma_max: gamma(1).
+
+    Returns:
+        The schedule.
+    """
+    first = jnp.arctan(jnp.exp(0.5 * jnp.asarray(gamma_min, float)))
+    last = jnp.arctan(jnp.exp(-0.5 * jnp.asarray(gamma_max, float)))
+    span = 0.5 * jnp.pi - first - last
+
+    def angle(t: Scalar) -> Scalar:
+        return first + span * t
+
+    def complement(t: Scalar) -> Scalar:
+        return last + span * (1.0 - t)
+
+    def log_growth(start: Scalar, turn: Scalar) -> Scalar:
+        """Log [ sin(start + turn) / sin(start) ]."""
+        cotangent = jnp.cos(start) / jnp.sin(start)
+        return jnp.log1p(-2.0 * jnp.sin(0.5 * turn) ** 2 + cotangent * jnp.sin(turn))
+
+    def gamma(t: Scalar) -> Scalar:
+        return 2.0 * (jnp.log(jnp.sin(angle(t))) - jnp.log(jnp.sin(complement(t))))
+
+    def increment(t: Scalar, width: Scalar) -> Scalar:
+        turn = span * width
+        return 2.0 * (
+            log_growth(angle(t - width), turn) + log_growth(complement(t), turn)
+        )
+
+    return Schedule(gamma, increment)
+
+
+def sigmoid(
+    gamma_min: Number, gamma_max: Number, *, steepness: float = 3.0
+) -> Schedule:
+    """Signal power falling as a sigmoid of t between its ends (Jabri et al. 2022, B.1).
+
+    With m(t) = [s(k (2t - 1)) - s(-k)] / [s(k) - s(-k)], s the sigmoid and k the
+    steepness, sigma^2 rises from sigma_0^2 to sigma_1^2 as m(t) does from 0 to 1.
+
+    >>> import jax.numpy as jnp
+    >>> float(sigmoid(-10.0, 10.0).gamma(jnp.asarray(0.5)))
+    0.0
+
+    Args:
+        gamma_min: gamma(0).
+        gamma_max: gamma(1).
+        steepness: k; the paper's start and end are -3 and 3.
+
+    Returns:
+        The schedule.
+    """
+    low, high = jnp.asarray(gamma_min, float), jnp.asarray(gamma_max, float)
+    scale = _sigmoid_rise(high, high - low)
+    whole = _sigmoid_rise(jnp.asarray(steepness, float), 2.0 * steepness)
+
+    def rise(t: Scalar, width: Scalar) -> Scalar:
+        """sigma^2(t) - sigma^2(t - width)."""
+        top = steepness * (2.0 * t - 1.0)
+        return scale * _sigmoid_rise(top, 2.0 * steepness * width) / whole
+
+    def variance(t: Scalar) -> Scalar:
+        return jax.nn.sigmoid(low) + rise(t, t)
+
+    def signal(t: Scalar) -> Scalar:
+        return jax.nn.sigmoid(-high) + rise(jnp.ones_like(t), 1.0 - t)
+
+    def gamma(t: Scalar) -> Scalar:
+        return jnp.log(variance(t)) - jnp.log(signal(t))
+
+    def increment(t: Scalar, width: Scalar) -> Scalar:
+        added = rise(t, width)
+        return jnp.log1p(added / variance(t - width)) + jnp.log1p(added / signal(t))
+
+    return Schedule(gamma, increment)
+
+
+def _sigmoid_rise(
+    top: Float[Array, "*shape"], width: float | Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """sigmoid(top) - sigmoid(top - width), without cancellation."""
+    return jax.nn.sigmoid(top) * jax.nn.sigmoid(width - top) * -jnp.expm1(-width)
+
+
+def ddpm_linear(
+    num_latents: int = 1000, *, beta_min: float = 1e-4, beta_max: float = 0.02
+) -> Schedule:
+    """DDPM's linear betas (Ho et al. 2020, section 4), between them interpolated.
+
+    alpha^2 of x_i is prod_{j <= i} (1 - beta_j), and x_1 .. x_N stand at t = 0 .. 1.
+    With B = -log alpha^2, piecewise linear in t, gamma = log(exp(B) - 1).
+
+    >>> import jax.numpy as jnp
+    >>> schedule = ddpm_linear()
+    >>> float(jax.nn.sigmoid(schedule.gamma(jnp.asarray(0.0))))
+    0.0001
+
+    Args:
+        num_latents: N.
+        beta_min: First beta.
+        beta_max: Last beta.
+
+    Returns:
+        The schedule.
+    """
+    cells = num_latents - 1
+    betas = [beta_min + (beta_max - beta_min) * i / cells for i in range(num_latents)]
+    rates = [-math.log1p(-beta) for beta in betas]
+    total = [math.fsum(rates[: i + 1]) for i in range(num_latents)]
+    table, step = jnp.asarray(total, float), jnp.asarray(rates[1:], float)
+
+    def place(t: Scalar) -> tuple[Array, Scalar]:
+        cell = jnp.clip(jnp.floor(t * cells).astype(jnp.int32), 0, cells - 1)
+        return cell, t * cells - cell
+
+    def exponent(t: Scalar) -> Scalar:
+        cell, part = place(t)
+        return table[cell] + part * step[cell]
+
+    def gamma(t: Scalar) -> Scalar:
+        return jnp.log(jnp.expm1(exponent(t)))
+
+    def increment(t: Scalar, width: Scalar) -> Scalar:
+        # What of the width lies in the last cell, what in the first, what between: it
+        # is the width that keeps its digits, not the two places.
+        (cell_t, part_t), (cell_s, _) = place(t), place(t - width)
+        crossed = jnp.maximum(cell_t - cell_s, 0)
+        last = jnp.where(crossed > 0, part_t, width * cells)
+        first = width * cells - last - jnp.maximum(crossed - 1, 0)
+        whole = jnp.where(crossed > 1, table[cell_t] - table[cell_s + 1], 0.0)
+        added = last * step[cell_t] + first * step[cell_s] + whole
+        return jnp.log1p(jnp.expm1(added) / -jnp.expm1(-exponent(t - width)))
+
+    return Schedule(gamma, increment)
+
+
+def polynomial(coefficients: Float[Array, " order"]) -> Schedule:
+    """The interior whose slope is the square of a polynomial, from 0 to 1.
+
+    u(t) = int_0^t p^2 / int_0^1 p^2 with p of degree 2: fifth order in t (Sahoo et al.
+    2024, appendix F). Three Gauss-Legendre nodes integrate p^2 without error, and all
+    summands are positive.
+
+    >>> import jax.numpy as jnp
+    >>> float(polynomial(jnp.asarray([1.0, 0.0, 0.0])).gamma(jnp.asarray(0.25)))
+    0.25
+
+    Args:
+        coefficients: Of 1, t and t^2; not all 0.
+
+    Returns:
+        The interior, for ``interpolate``.
+    """
+    distance, outer, inner = 0.5 * math.sqrt(0.6), 5.0 / 18.0, 8.0 / 18.0
+
+    def area(t: Scalar, width: Number) -> Scalar:
+        nodes = ((-distance, outer), (0.0, inner), (distance, outer))
+        values = [
+            weight * jnp.polyval(coefficients[::-1], t + (node - 0.5) * width) ** 2
+            for node, weight in nodes
+        ]
+        return width * (values[0] + values[1] + values[2])
+
+    whole = area(jnp.ones_like(coefficients[0]), 1.0)
+    return Schedule(
+        lambda t: area(t, t) / whole, lambda t, width: area(t, width) / whole
+    )
+
+
+def monotone_init(num_units: int) -> Monotone:
+    """Parameters of ``monotone`` whose steps are spread evenly, almost linear.
+
+    Args:
+        num_units: Steps; 1024 in the paper.
+
+    Returns:
+        The parameters.
+    """
+    place = (jnp.arange(num_units) + 0.5) / num_units
+    zeros = jnp.zeros(num_units)
+    return Monotone(jnp.zeros(()), zeros - 2.0, zeros + 2.0, place)
+
+
+def monotone(params: Monotone) -> Schedule:
+    """The interior given by a monotone network, from 0 to 1.
+
+    A line plus the mean of sigmoid steps, all weights positive, less its value at 0 and
+    over its rise (Kingma et al. 2021, eq. 59 and 60).
+
+    Args:
+        params: Parameters.
+
+    Returns:
+        The interior, for ``interpolate``.
+    """
+    slope, height = jnp.exp(params.log_slope), jnp.exp(params.log_height)
+    steepness = jnp.exp(params.log_steepness)
+
+    def rise(t: Scalar, width: Number) -> Scalar:
+        top = steepness * (t - params.place)
+        steps = height * _sigmoid_rise(top, steepness * width)
+        return slope * width + jnp.mean(steps)
+
+    whole = rise(jnp.ones_like(slope), 1.0)
+    return Schedule(
+        lambda t: rise(t, t) / whole, lambda t, width: rise(t, width) / whole
+    )

@@ -1,0 +1,3 @@
+"""Drawing samples from a trained chain."""
+
+from vgm.samplers import diffusion as diffusion
