@@ -1,5 +1,6 @@
 """Every model through one suite, each with its evidence known exactly."""
 
+import dataclasses
 import functools
 
 import chex
@@ -11,7 +12,9 @@ import pytest
 from miniatures import AffineFlow, GaussianDiffusion
 
 from vgm import models
+from vgm.densities import normal
 from vgm.oracles import linear_gaussian
+from vgm.processes import gaussian
 
 EVENT = (2, 3, 1)
 
@@ -162,6 +165,108 @@ def test_miniature_diffusion(key, num_steps):
     assert ran == conformance.ANY_MODEL
     terms = model.elbo_terms(key, params, x)
     chex.assert_shape(terms.denoising_matching, (6, num_steps))
+
+
+def chain_log_evidence(model, params, x, condition):
+    """log p(x) of a diffusion of one number, its chain carried down on a grid."""
+    grid = jnp.linspace(-7.0, 7.0, 561)
+    width = grid[1] - grid[0]
+
+    def one(x, condition):
+        chain = model.chain(params, x, condition)
+        mass = jnp.exp(-0.5 * grid**2) / jnp.sqrt(2.0 * jnp.pi)
+        for step in range(model.num_steps, 0, -1):
+            t = jnp.asarray(step / model.num_steps)
+            gamma = chain.schedule.gamma(t)
+            increment = chain.schedule.increment(t, jnp.asarray(1.0 / model.num_steps))
+
+            def row(z, gamma=gamma, increment=increment):
+                x_hat = chain.parameterisation.to_x(z, chain.predict(z, gamma), gamma)
+                mean, log_std = gaussian.posterior(z, x_hat, gamma, increment)
+                return jax.vmap(lambda s: normal.log_prob(s, mean, log_std))(
+                    grid[:, None]
+                )
+
+            mass = mass @ jnp.exp(jax.vmap(row)(grid[:, None])) * width
+        log_likelihood = jax.vmap(chain.log_likelihood)(grid[:, None])
+        return jax.nn.logsumexp(log_likelihood, b=mass * width)
+
+    return jax.vmap(one)(x, condition)
+
+
+def diffusion_case(key, head, decoder, *, schedule="linear", conditional=False):
+    key_x, key_init, key_params, key_label = jax.random.split(key, 4)
+    levels = 0 if decoder == "normal" else 3
+    x = jax.random.randint(key_x, (6, 1), 0, 3)
+    if not levels:
+        x = jax.random.normal(key_x, (6, 1))
+    family = models.heads.head(head, levels=levels)
+    model = models.diffusion.Diffusion(
+        models.denoisers.MLPDenoiser(8, 1, family.num_outputs, exponents=(0,)),
+        family,
+        models.heads.decoder(decoder, family, levels=levels),
+        models.noise.schedule(schedule, -1.5, 2.5),
+        event_shape=(1,),
+        num_steps=4,
+        train_num_steps=4,
+        chunk_size=3,
+        num_classes=3 if conditional else 0,
+    )
+    condition = jax.random.randint(key_label, (6,), 0, 3) if conditional else None
+    params = model.init(key_init, x, condition)
+    leaves, structure = jax.tree.flatten(params["network"])
+    keys = jax.random.split(key_params, len(leaves))
+    noisy = [
+        leaf + 0.1 * jax.random.normal(k, leaf.shape)
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    params["network"] = jax.tree.unflatten(structure, noisy)
+    evidence = jax.jit(
+        functools.partial(chain_log_evidence, model, params, condition=condition)
+    )
+    return conformance.Case(model, params, x, condition, evidence)
+
+
+@pytest.mark.parametrize(
+    ("head", "decoder", "schedule"),
+    [
+        ("categorical", "categorical", "monotone"),
+        ("eps", "categorical", "learned-linear"),
+        ("x", "discretized_normal", "cosine"),
+        ("v", "normal", "polynomial"),
+    ],
+)
+def test_diffusion(key, head, decoder, schedule):
+    case = diffusion_case(key, head, decoder, schedule=schedule)
+    assert conformance.check(case, key) == conformance.ANY_MODEL
+    terms = case.model.elbo_terms(key, case.params, case.x)
+    chex.assert_shape(terms.denoising_matching, (6, 4))
+
+
+def test_conditional_diffusion(key):
+    case = diffusion_case(key, "categorical", "categorical", conditional=True)
+    assert conformance.check(case, key) == conformance.ANY_MODEL
+
+
+def test_bounds_from_drawn_steps_have_the_bound_for_mean(key):
+    """Training's one time an example, and some times in evaluation."""
+    case = diffusion_case(key, "categorical", "categorical")
+    model = case.model
+
+    def mean(model, *, train=False):
+        def elbo(key):
+            return model.elbo_terms(key, case.params, case.x, train=train).elbo
+
+        draws = jax.jit(jax.vmap(elbo))(jax.random.split(key, 20_000))
+        return conformance.mean_and_error(draws)
+
+    every, error = mean(model)
+    for other, train in (
+        (model, True),
+        (dataclasses.replace(model, num_times=3), False),
+    ):
+        some, some_error = mean(other, train=train)
+        assert (np.abs(every - some) < 4.5 * np.hypot(error, some_error)).all()
 
 
 def test_the_suite_sees_a_wrong_weight(key):

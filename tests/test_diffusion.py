@@ -269,7 +269,7 @@ def test_one_sampled_step_stands_for_all():
 
     def one(key):
         key_t, key = jax.random.split(key)
-        t = jax.random.uniform(key_t)
+        t = jax.random.uniform(key_t, (1,))
         terms = diffusion.sampled_terms(key, x, t, chain, num_steps=num_steps)
         return terms.elbo
 
@@ -282,7 +282,7 @@ def test_one_sampled_step_stands_for_all():
     # A time that rounds to 1 belongs to the last step.
     key = jax.random.key(1)
     last, rounded = (
-        diffusion.sampled_terms(key, x, jnp.asarray(t), chain, num_steps=num_steps)
+        diffusion.sampled_terms(key, x, jnp.asarray([t]), chain, num_steps=num_steps)
         for t in (0.99, 1.0)
     )
     np.testing.assert_array_equal(last.elbo, rounded.elbo)
@@ -294,12 +294,12 @@ def test_many_steps_approach_the_continuous_bound():
 
     def limit(key):
         key_t, key = jax.random.split(key)
-        t = jax.random.uniform(key_t)
+        t = jax.random.uniform(key_t, (1,))
         return diffusion.continuous_terms(key, x, t, chain).elbo
 
     def many(key):
         key_t, key = jax.random.split(key)
-        t = jax.random.uniform(key_t)
+        t = jax.random.uniform(key_t, (1,))
         return diffusion.sampled_terms(key, x, t, chain, num_steps=100_000).elbo
 
     assert close(draws(limit, 100_000), draws(many, 100_000, seed=1))

@@ -169,45 +169,59 @@ def discrete_terms(
 
 
 def sampled_terms(
-    key: PRNGKey, x: Event, t: Scalar, chain: Chain, *, num_steps: int
+    key: PRNGKey,
+    x: Event,
+    t: Float[Array, " times"],
+    chain: Chain,
+    *,
+    num_steps: int,
 ) -> ElboTerms:
-    """The bound (1) of T steps, from the one step that holds the time t.
+    """The bound (1) of T steps, from the steps that hold the times t.
 
     Args:
         key: Random key, used once.
         x: Data, scaled.
-        t: Time, uniform on [0, 1].
+        t: Times, each uniform on [0, 1].
         chain: Diffusion.
         num_steps: T.
 
     Returns:
-        Terms in nats, whose expectation over t is the bound; one denoising term, T
-        times that of the step.
+        Terms in nats, whose expectation over t is the bound; one denoising term a
+        time, T / (number of times) times that of the step.
     """
-    key_outer, key_step = jax.random.split(key)
+    key_outer, key_steps = jax.random.split(key)
     # A time may round to 1.
     index = jnp.minimum(jnp.floor(t * num_steps).astype(jnp.int32), num_steps - 1) + 1
-    term = num_steps * _step_term(key_step, x, chain, index, num_steps)
-    return _with_outer_terms(key_outer, x, chain, term[None])
+    matching = jax.vmap(lambda k, i: _step_term(k, x, chain, i, num_steps))(
+        jax.random.split(key_steps, t.size), index
+    )
+    return _with_outer_terms(key_outer, x, chain, num_steps / t.size * matching)
 
 
-def continuous_terms(key: PRNGKey, x: Event, t: Scalar, chain: Chain) -> ElboTerms:
-    """The bound of infinitely many steps, (4), at one time.
+def continuous_terms(
+    key: PRNGKey, x: Event, t: Float[Array, " times"], chain: Chain
+) -> ElboTerms:
+    """The bound of infinitely many steps, (4), at some times.
 
     Args:
         key: Random key, used once.
         x: Data, scaled.
-        t: Time, uniform on [0, 1].
+        t: Times, each uniform on [0, 1].
         chain: Diffusion.
 
     Returns:
-        Terms in nats, whose expectation over t is the bound; one denoising term.
+        Terms in nats, whose expectation over t is the bound; one denoising term a
+        time.
     """
-    key_outer, key_eps = jax.random.split(key)
-    eps = jax.random.normal(key_eps, x.shape, x.dtype)
-    error = noise_error(x, eps, chain.schedule.gamma(t), chain)
-    term = denoising_matching_continuous(error, chain.schedule.derivative(t))
-    return _with_outer_terms(key_outer, x, chain, term[None])
+    key_outer, key_times = jax.random.split(key)
+
+    def rate(key: PRNGKey, t: Scalar) -> Scalar:
+        eps = jax.random.normal(key, x.shape, x.dtype)
+        error = noise_error(x, eps, chain.schedule.gamma(t), chain)
+        return denoising_matching_continuous(error, chain.schedule.derivative(t))
+
+    rates = jax.vmap(rate)(jax.random.split(key_times, t.size), t)
+    return _with_outer_terms(key_outer, x, chain, rates / t.size)
 
 
 def consistency_terms(

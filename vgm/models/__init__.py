@@ -1,7 +1,11 @@
 """Networks, and where a network meets a bound."""
 
+from vgm.models import denoisers as denoisers
+from vgm.models import diffusion as diffusion
+from vgm.models import heads as heads
 from vgm.models import likelihoods as likelihoods
 from vgm.models import networks as networks
+from vgm.models import noise as noise
 from vgm.models import vae as vae
 from vgm.models.protocol import GenerativeModel as GenerativeModel
 from vgm.models.protocol import LatentVariableModel as LatentVariableModel

@@ -138,7 +138,20 @@ _BERNOULLI = Likelihood(
 )
 
 
-def _scaled(x: Levels, *, levels: int) -> Event:
+def scale_levels(x: Levels, *, levels: int) -> Event:
+    """Integer levels on [-1, 1].
+
+    >>> import jax.numpy as jnp
+    >>> float(scale_levels(jnp.asarray(3, jnp.int32), levels=5))
+    0.5
+
+    Args:
+        x: Levels 0 .. levels - 1.
+        levels: Number of levels.
+
+    Returns:
+        -1 for the first level, 1 for the last.
+    """
     return x.astype(jnp.float32) * (2.0 / (levels - 1)) - 1.0
 
 
@@ -163,7 +176,7 @@ def _categorical(levels: int) -> Likelihood:
 
     return Likelihood(
         num_outputs=levels,
-        features=functools.partial(_scaled, levels=levels),
+        features=functools.partial(scale_levels, levels=levels),
         log_prob=categorical.log_prob,
         sample=categorical.sample,
         mean=mean,
@@ -176,7 +189,7 @@ def _discretized_logistic(levels: int) -> Likelihood:
     def initial_bias(
         x: Int[Array, " batch *event"], observed: Observed = None
     ) -> Outputs:
-        y = _scaled(x, levels=levels)
+        y = scale_levels(x, levels=levels)
         # A constant pixel starts at a scale of one bin; std = scale pi / sqrt(3).
         scale = _std(y, observed) * (jnp.sqrt(3.0) / jnp.pi)
         log_scale = jnp.log(jnp.maximum(scale, 1.0 / (levels - 1)))
@@ -194,7 +207,7 @@ def _discretized_logistic(levels: int) -> Likelihood:
 
     return Likelihood(
         num_outputs=2,
-        features=functools.partial(_scaled, levels=levels),
+        features=functools.partial(scale_levels, levels=levels),
         log_prob=lambda x, outputs: discretized_logistic.log_prob(
             x, outputs[..., 0], outputs[..., 1], levels=levels
         ),

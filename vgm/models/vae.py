@@ -20,8 +20,7 @@ from jaxtyping import Array, Float
 from vgm.bounds import elbo
 from vgm.densities import normal
 from vgm.divergences import kl_standard_normal
-from vgm.errors import UserError
-from vgm.models import likelihoods, networks
+from vgm.models import conditions, likelihoods, networks
 from vgm.models.protocol import log_weight_given
 from vgm.types import Condition, Params, PRNGKey
 
@@ -61,7 +60,7 @@ class VAE:
         key_encoder, key_decoder = jax.random.split(key)
         one = jax.tree.map(lambda leaf: leaf[:1], (x, condition))
         features = self.likelihood.features(one[0])
-        context = self._context(one[1])
+        context = conditions.vectors(one[1], self.num_classes)
         z = jnp.zeros((1, self.latent_dim))
         return {
             "encoder": self.encoder.init(key_encoder, features, context, train=False),
@@ -82,7 +81,7 @@ class VAE:
         mean, log_std = self.encoder.apply(
             params["encoder"],
             features,
-            self._context(condition),
+            conditions.vectors(condition, self.num_classes),
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
@@ -108,7 +107,7 @@ class VAE:
         outputs = self.decoder.apply(
             params["decoder"],
             z,
-            self._context(condition),
+            conditions.vectors(condition, self.num_classes),
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
@@ -220,22 +219,6 @@ class VAE:
     ) -> Float[Array, " samples *event outputs"]:
         z = jax.random.normal(key, (num_samples, self.latent_dim))
         return self.decode(params, z, condition)
-
-    def _context(self, condition: Condition) -> Float[Array, "batch features"] | None:
-        """One vector an example: integers as one-hot, the rest as they are."""
-        leaves = jax.tree.leaves(condition)
-        if not leaves:
-            return None
-        vectors = []
-        for leaf in leaves:
-            if jnp.issubdtype(leaf.dtype, jnp.integer):
-                if not self.num_classes:
-                    raise UserError(
-                        "an integer condition needs num_classes; got num_classes=0"
-                    )
-                leaf = jax.nn.one_hot(leaf, self.num_classes)
-            vectors.append(leaf.reshape(len(leaf), -1))
-        return jnp.concatenate(vectors, axis=-1)
 
 
 def mlp(
