@@ -17,7 +17,7 @@ from vgm import cli, configs, data, divergences
 from vgm.densities import bernoulli, categorical, normal
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
-from vgm.experiment import directory, fitting, setup
+from vgm.experiment import building, directory, fitting, setup
 from vgm.training import loop, sharding
 from vgm.training.step import init_state
 from vgm.types import Batch
@@ -249,8 +249,8 @@ def loop_sides(path: Path | None) -> dict[str, Callable[[], None]]:
     """An epoch by the library's loop, and by a scan written by hand."""
     _, config = configs.PRESETS["vae-mnist"]
     images = _images(path)
-    form = setup.DataForm((28, 28, 1), 256, 0, test_digest="")
-    model = setup.build_model(config, form)
+    form = building.DataForm((28, 28, 1), 256, 0, test_digest="")
+    model = building.build_model(config, form)
     observe = setup.observer(config, form)
     mesh, key = sharding.data_mesh(), jax.random.key(0)
     stored = sharding.replicate(
@@ -315,8 +315,8 @@ def evidence_sides(
         raise UserError("evidence needs MNIST's original files: give --data-path")
     images = data.load("mnist", path, num_validation=0).test.x
     bits = (images > 127).astype(np.float32)
-    form = setup.DataForm((28, 28, 1), 2, 0, test_digest="")
-    model: Any = setup.build_model(config, form)
+    form = building.DataForm((28, 28, 1), 2, 0, test_digest="")
+    model: Any = building.build_model(config, form)
     params = model.init(jax.random.key(0), jnp.asarray(bits[:100]))
     size = len(bits) // parts
     found: dict[str, list[float]] = {"vgm": [], "torch": []}

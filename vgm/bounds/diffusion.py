@@ -190,8 +190,7 @@ def sampled_terms(
         time, T / (number of times) times that of the step.
     """
     key_outer, key_steps = jax.random.split(key)
-    # A time may round to 1.
-    index = jnp.minimum(jnp.floor(t * num_steps).astype(jnp.int32), num_steps - 1) + 1
+    index = _step_of(t, num_steps)
     matching = jax.vmap(lambda k, i: _step_term(k, x, chain, i, num_steps))(
         jax.random.split(key_steps, t.size), index
     )
@@ -222,6 +221,37 @@ def continuous_terms(
 
     rates = jax.vmap(rate)(jax.random.split(key_times, t.size), t)
     return _with_outer_terms(key_outer, x, chain, rates / t.size)
+
+
+WEIGHTINGS: dict[str, Callable[[Scalar], Scalar]] = {
+    "simple": jnp.ones_like,
+    "x": jnp.exp,
+    "min-snr": lambda gamma: jnp.minimum(1.0, 5.0 * jnp.exp(gamma)),
+}
+"""Weights of |eps - eps_hat|^2 by gamma, for training: "simple" (Ho et al. 2020, eq.
+14), "x" for |x - x_hat|^2, "min-snr" (Hang et al. 2023). None makes a bound."""
+
+
+def relative_weight(
+    t: Scalar, schedule: Schedule, *, num_steps: int, weighting: str
+) -> Scalar:
+    """What turns a bound's term at one time into a weighted squared error.
+
+    Args:
+        t: Time of the term.
+        schedule: Schedule.
+        num_steps: T; 0 for a term of ``continuous_terms``.
+        weighting: A name of ``WEIGHTINGS``.
+
+    Returns:
+        w(gamma) |eps - eps_hat|^2 over the term.
+    """
+    if num_steps == 0:
+        rate = schedule.derivative(t)
+        return 2.0 * WEIGHTINGS[weighting](schedule.gamma(t)) / rate
+    t, width = _grid(_step_of(t, num_steps), num_steps, t.dtype)
+    rate = num_steps * jnp.expm1(schedule.increment(t, width))
+    return 2.0 * WEIGHTINGS[weighting](schedule.gamma(t)) / rate
 
 
 def consistency_terms(
@@ -339,6 +369,11 @@ def level_evidence(
 def _grid(index: Array, num_steps: int, dtype: jnp.dtype) -> tuple[Scalar, Scalar]:
     """Time and width of a step; the width is exact where a difference is not."""
     return index.astype(dtype) / num_steps, jnp.asarray(1.0 / num_steps, dtype)
+
+
+def _step_of(t: Array, num_steps: int) -> Array:
+    """The step, 1 .. T, whose interval holds a time; a time may round to 1."""
+    return jnp.minimum(jnp.floor(t * num_steps).astype(jnp.int32), num_steps - 1) + 1
 
 
 def _step_term(

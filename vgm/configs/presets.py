@@ -3,6 +3,7 @@
 from vgm.configs.schema import (
     Config,
     DataConfig,
+    DiffusionConfig,
     EvaluationConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -103,6 +104,34 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 learning_rate=2e-3, schedule="cosine", warmup_steps=200, ema_decay=0.999
             ),
             train=TrainConfig(num_steps=20 * 430, eval_every=430, patience=10),
+        ),
+    ),
+    "vdm-digits": (
+        "Variational diffusion of the embedded digits, categorical head; minutes.",
+        Config(
+            preset="vdm-digits",
+            data=DataConfig(name="digits", observation="levels"),
+            model=ModelConfig(
+                family="diffusion", hidden=(256, 256), dropout=0.2, fourier=(0, 1, 2)
+            ),
+            diffusion=DiffusionConfig(
+                head="categorical",
+                gamma_min=-7.0,
+                gamma_max=4.0,
+                num_steps=100,
+            ),
+            optimizer=OptimizerConfig(
+                learning_rate=1e-3,
+                schedule="cosine",
+                warmup_steps=100,
+                ema_decay=0.999,
+            ),
+            train=TrainConfig(
+                num_steps=8000, batch_size=128, eval_every=500, patience=0
+            ),
+            evaluation=EvaluationConfig(
+                num_importance_samples=16, num_elbo_samples=2, chunk_size=2
+            ),
         ),
     ),
 }

@@ -1,13 +1,8 @@
 """One frozen, typed configuration: what a run is a function of, besides its data."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from vgm.bounds import gradients
-from vgm.errors import UserError
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -31,24 +26,36 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which model."""
+    """Which model, and its networks."""
 
-    architecture: Literal["mlp", "conv"] = "mlp"
-    """Networks of encoder and decoder."""
+    family: Literal["vae", "diffusion"] = "vae"
+    """What kind of model."""
+    architecture: Literal["mlp", "conv", "vdm-unet", "ddpm-unet"] = "mlp"
+    """Networks: mlp or conv for a VAE; mlp, vdm-unet (one resolution) or ddpm-unet
+    (several) for a diffusion."""
     likelihood: Literal[
         "bernoulli", "categorical", "discretized_logistic", "normal"
     ] = "bernoulli"
-    """Family of p(x | z)."""
+    """Family of p(x | z) of a VAE."""
     latent_dim: int = 20
-    """Size of z."""
+    """Size of z of a VAE."""
     hidden: tuple[int, ...] = (400,)
-    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers, mirrored by the decoder; of a diffusion's
+    mlp, one a residual block, all alike."""
     channels: int = 32
-    """Channels of the outermost convolution; for conv."""
+    """Channels of the outermost convolution."""
+    num_blocks: int = 2
+    """Residual blocks of a U-Net on the way down; for ddpm-unet at each resolution."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    """Of the channels of ddpm-unet, one a resolution."""
+    attention: tuple[int, ...] = (1,)
+    """Resolutions of ddpm-unet with attention, by number from 0."""
+    fourier: tuple[int, ...] = ()
+    """Exponents n of the features sin and cos 2^n pi z of a diffusion's network."""
     activation: Literal["relu", "tanh", "silu", "gelu"] = "relu"
-    """Non-linearity."""
+    """Non-linearity of a VAE."""
     kernel_init: Literal["lecun_normal", "glorot_uniform"] = "lecun_normal"
-    """Initialiser of the MLP's weights."""
+    """Initialiser of the weights of a VAE's MLP."""
     dropout: float = 0.0
     """Probability of dropping a hidden unit while training."""
     conditional: bool = False
@@ -56,18 +63,62 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class DiffusionConfig:
+    """The chain of a diffusion."""
+
+    schedule: Literal[
+        "linear",
+        "cosine",
+        "sigmoid",
+        "ddpm",
+        "learned-linear",
+        "polynomial",
+        "monotone",
+    ] = "linear"
+    """gamma(t), minus the log signal-to-noise ratio; the last three are learned."""
+    gamma_min: float = -13.3
+    """gamma(0), or where it starts; ddpm has its own."""
+    gamma_max: float = 5.0
+    """gamma(1), or where it starts; ddpm has its own."""
+    head: Literal["eps", "x", "v", "categorical"] = "eps"
+    """What the network predicts; categorical: a mass over levels, and its mean."""
+    decoder: Literal["categorical", "discretized_normal", "normal"] = "categorical"
+    """p(x | z_0): for levels categorical or discretized_normal; for reals normal."""
+    num_steps: int = 1000
+    """T of evaluation, weights and samples."""
+    train_num_steps: int = 0
+    """T of training; 0 for infinitely many."""
+    num_times: int = 0
+    """Steps drawn for an example's bound in evaluation; 0 for all of them."""
+    chunk_size: int = 8
+    """Steps at once in evaluation."""
+    eta: float = 1.0
+    """Share of the ancestral noise in sampling: 0 for DDIM's deterministic path."""
+
+
+@dataclass(frozen=True)
 class ObjectiveConfig:
     """What is maximised."""
 
-    name: Literal["elbo", "iwae"] = "elbo"
-    """The ELBO, or the importance-weighted bound of num_samples draws."""
+    name: Literal["elbo", "iwae", "weighted"] = "elbo"
+    """The ELBO, the importance-weighted bound of num_samples draws, or for a diffusion
+    a weighted mean of its squared errors, which is no bound."""
     num_samples: int = 1
     """Draws of z an example (K)."""
     gradient: Literal[
-        "pathwise", "sticking-the-landing", "score-function", "vimco", "dreg"
+        "pathwise",
+        "sticking-the-landing",
+        "score-function",
+        "vimco",
+        "dreg",
+        "least-variance",
     ] = "pathwise"
     """Estimator of the gradient: for elbo pathwise (divergence in closed form),
-    sticking-the-landing or score-function; for iwae pathwise, vimco or dreg."""
+    sticking-the-landing or score-function; for iwae pathwise, vimco or dreg; for elbo
+    with a learned schedule least-variance, for its interior."""
+    weighting: Literal["simple", "x", "min-snr"] = "simple"
+    """Weight of |eps - eps_hat|^2 for weighted: simple is 1, as in DDPM; x makes it
+    |x - x_hat|^2; min-snr is the lesser of 1 and 5 / SNR."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +164,7 @@ class EvaluationConfig:
     """How the test split is reported on."""
 
     num_importance_samples: int = 1000
-    """K of the evidence."""
+    """K of the evidence; 0 for none, where a trajectory is dear."""
     num_elbo_samples: int = 8
     """Draws an example for the ELBO's terms."""
     batch_size: int = 250
@@ -130,6 +181,7 @@ class Config:
     """Name of the preset this began as."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -140,193 +192,3 @@ class Config:
     """Folder of the run; runs/PRESET if not given. Never overwritten."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder of the run."""
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """A configuration as plain JSON values, without where and how it is run.
-
-    Args:
-        config: Configuration.
-
-    Returns:
-        Nested dictionaries; paths as strings.
-    """
-    plain = dataclasses.asdict(config)
-    del plain["run_dir"], plain["resume"]
-    path = plain["data"]["path"]
-    plain["data"]["path"] = None if path is None else str(path)
-    return plain
-
-
-def from_dict(plain: dict[str, Any]) -> Config:
-    """The configuration that ``to_dict`` made plain.
-
-    Args:
-        plain: Nested dictionaries.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        UserError: If a field is unknown.
-    """
-    sections = {
-        "data": DataConfig,
-        "model": ModelConfig,
-        "objective": ObjectiveConfig,
-        "optimizer": OptimizerConfig,
-        "train": TrainConfig,
-        "evaluation": EvaluationConfig,
-    }
-    try:
-        path, hidden = plain["data"]["path"], plain["model"]["hidden"]
-        typed = {
-            **plain,
-            "data": {**plain["data"], "path": None if path is None else Path(path)},
-            "model": {**plain["model"], "hidden": tuple(hidden)},
-        }
-        built = {name: kind(**typed[name]) for name, kind in sections.items()}
-        return Config(**{**typed, **built})
-    except (TypeError, KeyError) as error:
-        raise UserError(
-            f"config.json does not fit this version of vgm ({error}); train again"
-        ) from error
-
-
-def flatten(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Flags and values of a plain configuration, ``--model.latent-dim`` as its name.
-
-    Args:
-        plain: Nested dictionaries.
-        prefix: What comes before the names.
-
-    Yields:
-        Pairs of flag name and value.
-    """
-    for name, value in plain.items():
-        flag = prefix + name.replace("_", "-")
-        if isinstance(value, dict):
-            yield from flatten(value, f"{flag}.")
-        else:
-            yield flag, value
-
-
-def changed_fields(before: Config, after: Config) -> list[str]:
-    """Fields in which two configurations differ, each in words.
-
-    Args:
-        before: One configuration.
-        after: The other.
-
-    Returns:
-        "train.batch-size (128 before, 64 now)", and so on.
-    """
-    # The same file may be reached by another path.
-    old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
-    return [
-        f"{name} ({value} before, {new[name]} now)"
-        for name, value in old.items()
-        if new[name] != value and not _same_place(value, new[name], name)
-    ]
-
-
-def _same_place(before: Any, after: Any, name: str) -> bool:
-    if name != "data.path" or before is None or after is None:
-        return False
-    return Path(before).resolve() == Path(after).resolve()
-
-
-Check = tuple[str, Callable[[Any], bool], str]
-
-_AT_LEAST_ONE = (
-    "model.latent-dim",
-    "model.channels",
-    "objective.num-samples",
-    "train.num-steps",
-    "train.batch-size",
-    "train.eval-every",
-    "evaluation.num-importance-samples",
-    "evaluation.num-elbo-samples",
-    "evaluation.batch-size",
-    "evaluation.chunk-size",
-)
-_NOT_NEGATIVE = (
-    "data.num-validation",
-    "optimizer.warmup-steps",
-    "optimizer.weight-decay",
-    "optimizer.clip-norm",
-    "train.patience",
-)
-_BELOW_ONE = ("model.dropout", "optimizer.b1", "optimizer.b2", "optimizer.ema-decay")
-_POSITIVE = ("optimizer.learning-rate", "optimizer.eps")
-
-_CHECKS: tuple[Check, ...] = (
-    *((name, lambda v: v >= 1, "at least 1") for name in _AT_LEAST_ONE),
-    *((name, lambda v: 0 <= v < float("inf"), "at least 0") for name in _NOT_NEGATIVE),
-    *((name, lambda v: 0 <= v < 1, "at least 0 and below 1") for name in _BELOW_ONE),
-    *((name, lambda v: 0 < v < float("inf"), "positive") for name in _POSITIVE),
-    ("seed", lambda v: 0 <= v < 2**63, "from 0 to 2^63 - 1"),
-    ("model.hidden", lambda v: all(width >= 1 for width in v), "widths of at least 1"),
-)
-
-_FAMILIES = {
-    "levels": ("categorical", "discretized_logistic"),
-    "binary": ("bernoulli",),
-    "grey-bernoulli": ("bernoulli",),
-    "density": ("normal",),
-}
-
-
-_GRADIENTS = {
-    "elbo": tuple(gradients.ELBO_ESTIMATORS),
-    "iwae": tuple(gradients.IWAE_ESTIMATORS),
-}
-
-
-def validate(config: Config) -> None:
-    """Check every number and every combination.
-
-    Args:
-        config: Configuration.
-
-    Raises:
-        UserError: Naming the first field that cannot be, and what it must be.
-    """
-    values = dict(flatten(to_dict(config)))
-    for name, accepts, requirement in _CHECKS:
-        if not accepts(values[name]):
-            raise UserError(f"{name} must be {requirement}; got {values[name]}")
-    families = _FAMILIES[config.data.observation]
-    if config.model.likelihood not in families:
-        raise UserError(
-            f"model.likelihood must be {' or '.join(families)} for data.observation "
-            f"{config.data.observation!r}; got {config.model.likelihood!r}"
-        )
-    if config.data.missing != "none" and config.data.observation != "density":
-        raise UserError(
-            "data.missing 'nan' needs data.observation 'density': integers have no "
-            f"NaN; got {config.data.observation!r}"
-        )
-    _validate_objective(config)
-
-
-def _validate_objective(config: Config) -> None:
-    spec = config.objective
-    allowed = _GRADIENTS[spec.name]
-    if spec.gradient not in allowed:
-        raise UserError(
-            f"objective.gradient must be {' or '.join(allowed)} for objective.name "
-            f"{spec.name!r}; got {spec.gradient!r}"
-        )
-    if spec.gradient in ("score-function", "vimco") and spec.num_samples < 2:
-        raise UserError(
-            "objective.num-samples must be at least 2 for objective.gradient "
-            f"{spec.gradient!r}: the other draws are its baseline; got 1"
-        )
-    on_weights = spec.name == "iwae" or spec.gradient != "pathwise"
-    if on_weights and config.model.dropout:
-        raise UserError(
-            f"model.dropout must be 0 with objective.name {spec.name!r} and gradient "
-            f"{spec.gradient!r}: their draws share one encoding; got "
-            f"{config.model.dropout}"
-        )

@@ -24,7 +24,8 @@ import numpy as np
 
 from vgm import configs
 from vgm.errors import UserError
-from vgm.experiment.setup import DataForm, abstract_params, build_model
+from vgm.experiment.building import DataForm, build_model
+from vgm.experiment.setup import abstract_params
 from vgm.models import GenerativeModel
 from vgm.training import checkpoints
 from vgm.types import Params

@@ -18,6 +18,7 @@ from vgm.experiment import directory, setup
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
 from vgm.models import GenerativeModel, LatentVariableModel
+from vgm.models.diffusion import Diffusion
 from vgm.training import checkpoints, loop, objective, optimizers, sharding
 from vgm.training.step import StepMetrics, TrainState, init_state, train_step
 from vgm.types import Batch, Params, PRNGKey
@@ -218,6 +219,11 @@ def value_and_grad(
         UserError: If the model does not offer what the objective needs.
     """
     spec = config.objective
+    if isinstance(model, Diffusion):
+        if spec.name == "weighted":
+            return objective.weighted_error(model, weighting=spec.weighting)
+        if spec.gradient == "least-variance":
+            return objective.least_variance(model)
     if spec.name == "elbo" and spec.gradient == "pathwise":
         return objective.negative_elbo(model, num_samples=spec.num_samples)
     if not isinstance(model, LatentVariableModel):

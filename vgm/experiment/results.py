@@ -63,25 +63,24 @@ def evaluate(
             num_samples=spec.num_elbo_samples,
         )
     )(key, params, stored)
-    evidence = likelihood.example_evidence(
-        key,
-        params,
-        stored,
-        model=model,
-        observe=experiment.observe,
-        batch_size=spec.batch_size,
-        num_samples=spec.num_importance_samples,
-        chunk_size=spec.chunk_size,
-        progress=lambda done: reporter.progress(Progress("evaluate", done, count)),
-    )
-    baseline = _baseline(experiment, key, stored)
     by_example: dict[str, Any] = {
         "elbo": np.asarray(terms.elbo),
-        "log_evidence": evidence.log_evidence,
-        "effective_samples": evidence.effective_samples,
-        "baseline": np.asarray(baseline),
+        "baseline": np.asarray(_baseline(experiment, key, stored)),
         "example": setup.example_digests(examples.x),
     }
+    if spec.num_importance_samples:
+        evidence = likelihood.example_evidence(
+            key,
+            params,
+            stored,
+            model=model,
+            observe=experiment.observe,
+            batch_size=spec.batch_size,
+            num_samples=spec.num_importance_samples,
+            chunk_size=spec.chunk_size,
+            progress=lambda done: reporter.progress(Progress("evaluate", done, count)),
+        )
+        by_example |= evidence._asdict()
     numbers = _numbers(experiment, split, terms, by_example)
     if isinstance(model, LatentVariableModel):
         numbers["active_units"] = _active_units(experiment, params, key, stored)
@@ -166,12 +165,12 @@ def _numbers(
 ) -> dict[str, Any]:
     config = experiment.config
     elbo = likelihood.estimate(by_example["elbo"])
-    evidence = likelihood.estimate(by_example["log_evidence"])
     baseline = likelihood.estimate(by_example["baseline"])
     num_dims = int(np.prod(experiment.form.event_shape))
     is_mass = config.data.observation in ("levels", "binary")
     bits = functools.partial(likelihood.bits_per_dim, num_dims=num_dims)
-    return {
+    denoising = np.asarray(terms.denoising_matching)
+    numbers: dict[str, Any] = {
         "split": split,
         "num_examples": len(by_example["elbo"]),
         "elbo_nats": elbo.mean,
@@ -179,17 +178,30 @@ def _numbers(
         "num_elbo_samples": config.evaluation.num_elbo_samples,
         "reconstruction_nats": likelihood.estimate(terms.reconstruction).mean,
         "prior_matching_nats": likelihood.estimate(terms.prior_matching).mean,
-        "denoising_matching_nats": likelihood.estimate(
-            np.sum(terms.denoising_matching, axis=-1)
-        ).mean,
-        "log_evidence_nats": evidence.mean,
-        "log_evidence_stderr": evidence.stderr,
+        "denoising_matching_nats": likelihood.estimate(denoising.sum(-1)).mean,
+        "denoising_matching_by_step": denoising.mean(0).tolist(),
+        "log_evidence_nats": None,
+        "log_evidence_stderr": None,
         "num_importance_samples": config.evaluation.num_importance_samples,
-        "median_effective_samples": float(np.median(by_example["effective_samples"])),
+        "median_effective_samples": None,
         "baseline_nats": baseline.mean,
-        # Bits per dimension are of a mass: empty for reals and for grey targets.
-        "bits_per_dim": bits(evidence.mean) if is_mass else None,
-        "bits_per_dim_stderr": -bits(evidence.stderr) if is_mass else None,
+    }
+    best, source = elbo, "elbo"
+    if config.evaluation.num_importance_samples:
+        best, source = likelihood.estimate(by_example["log_evidence"]), "log_evidence"
+        numbers |= {
+            "log_evidence_nats": best.mean,
+            "log_evidence_stderr": best.stderr,
+            "median_effective_samples": float(
+                np.median(by_example["effective_samples"])
+            ),
+        }
+    # Bits per dimension are of a mass: empty for reals and for grey targets.
+    return numbers | {
+        "bits_per_dim": bits(best.mean) if is_mass else None,
+        "bits_per_dim_stderr": -bits(best.stderr) if is_mass else None,
+        "bits_per_dim_of": source if is_mass else None,
+        "elbo_bits_per_dim": bits(elbo.mean) if is_mass else None,
         "baseline_bits_per_dim": bits(baseline.mean) if is_mass else None,
     }
 
@@ -216,7 +228,7 @@ def report(
     rates = [row["steps_per_second"] for row in rows]
     result = {
         "preset": config.preset,
-        "model": f"vae ({config.model.architecture})",
+        "model": f"{config.model.family} ({config.model.architecture})",
         "data": config.data.name,
         "observation": config.data.observation,
         "binarization": _binarization(experiment),
@@ -224,6 +236,7 @@ def report(
         **numbers,
         "objective": f"{config.objective.name}-{config.objective.num_samples}",
         "gradient": config.objective.gradient,
+        "num_steps": _num_steps(config),
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "train_steps": int(fit.state.step),
         "selected_step": best.step,
@@ -247,6 +260,11 @@ def report(
     # Written last: a run is finished when its result is there.
     directory.write_json(run_dir / "result.json", result)
     return result
+
+
+def _num_steps(config: configs.Config) -> int | None:
+    """T, which a diffusion's bound and evidence are of."""
+    return config.diffusion.num_steps if config.model.family == "diffusion" else None
 
 
 def _binarization(experiment: Experiment) -> str | None:

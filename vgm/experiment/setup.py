@@ -7,27 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vgm import configs, data, models
+from vgm import configs, data
 from vgm.data import observations
 from vgm.errors import UserError
+from vgm.experiment.building import DataForm, build_model
 from vgm.models import GenerativeModel
 from vgm.types import Batch, Masked, Params, PRNGKey
-
-
-class DataForm(NamedTuple):
-    """What a model must know of its data.
-
-    Attributes:
-        event_shape: Shape of one example.
-        levels: Number of integer levels; 0 for reals.
-        num_classes: Number of labels; 0 without.
-        test_digest: Hash of the test examples as they are stored, in any order.
-    """
-
-    event_shape: tuple[int, ...]
-    levels: int
-    num_classes: int
-    test_digest: str
 
 
 class Experiment(NamedTuple):
@@ -128,41 +113,6 @@ def _require_labels(dataset: data.Dataset, num_classes: int) -> None:
                 f"model.conditional needs labels 0 .. {num_classes - 1} on every "
                 f"example; the {name} split has others or none"
             )
-
-
-def build_model(config: configs.Config, form: DataForm) -> GenerativeModel:
-    """The model of a configuration.
-
-    Args:
-        config: Configuration.
-        form: Form of its data.
-
-    Returns:
-        The model.
-
-    Raises:
-        UserError: If it cannot be built for these data.
-    """
-    spec = config.model
-    if spec.conditional and not form.num_classes:
-        raise UserError(
-            f"model.conditional needs labels, and data.name {config.data.name!r} has "
-            "none; drop the flag or use labelled data"
-        )
-    shared: dict[str, Any] = {
-        "event_shape": form.event_shape,
-        "latent_dim": spec.latent_dim,
-        "hidden": spec.hidden,
-        "likelihood": spec.likelihood,
-        "levels": form.levels,
-        "num_classes": form.num_classes if spec.conditional else 0,
-        "activation": spec.activation,
-        "dropout": spec.dropout,
-        "missing": config.data.missing != "none",
-    }
-    if spec.architecture == "conv":
-        return models.vae.conv(channels=spec.channels, **shared)
-    return models.vae.mlp(kernel_init=spec.kernel_init, **shared)
 
 
 def stored_batch(split: Any, *, conditional: bool) -> Batch:

@@ -36,24 +36,35 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         value, stderr = result[f"{name}_nats"], result[f"{name}_stderr"]
         return f"{number(value, digits)} ± {number(stderr, digits)} nats"
 
-    ess = number(result["median_effective_samples"], 1)
+    steps = result.get("num_steps")
+    of_steps = "" if steps is None else f", T = {steps} steps"
     table = [
-        ("ELBO", measured("elbo", 2), f"{examples}, {draws}"),
+        ("ELBO", measured("elbo", 2), f"{examples}, {draws}{of_steps}"),
         ("  reconstruction", f"{number(result['reconstruction_nats'], 2)} nats", ""),
         ("  prior matching", f"{number(result['prior_matching_nats'], 2)} nats", ""),
-        (
-            f"evidence, {k} samples",
-            measured("log_evidence", 2),
-            f"lower bound on log p(x); median effective sample size {ess}",
-        ),
     ]
+    if steps is not None:
+        matching = number(result["denoising_matching_nats"], 2)
+        table.append(("  denoising matching", f"{matching} nats", "all steps"))
+    if k:
+        ess = number(result["median_effective_samples"], 1)
+        table.append(
+            (
+                f"evidence, {k} samples",
+                measured("log_evidence", 2),
+                "lower bound on log p(x); median effective sample size "
+                f"{ess}{of_steps}",
+            )
+        )
     if result["bits_per_dim"] is not None:
         bits, stderr = result["bits_per_dim"], result["bits_per_dim_stderr"]
+        elbo_bits = number(result.get("elbo_bits_per_dim"), 3)
+        source = f"from the evidence; from the ELBO {elbo_bits}"
         table.append(
             (
                 "bits/dim",
                 f"{number(bits, 3)} ± {number(stderr, 3)}",
-                "from the evidence",
+                source if k else "from the ELBO",
             )
         )
         table.append(

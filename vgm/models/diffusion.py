@@ -127,17 +127,53 @@ class Diffusion:
         train: bool = False,
     ) -> ElboTerms:
         """One draw of the bound: in training at one time an example, under dropout."""
+        if train:
+            return self.training_terms(key, params, x, condition)
+        keys = jax.random.split(key, len(jax.tree.leaves(x)[0]))
+        return jax.vmap(self._evaluation_terms, (0, None, 0, 0))(
+            keys, params, x, condition
+        )
+
+    def training_terms(
+        self,
+        key: PRNGKey,
+        params: Params,
+        x: Any,
+        condition: Condition = None,
+        *,
+        params_axes: Any = None,
+    ) -> ElboTerms:
+        """The bound at one time an example, under dropout.
+
+        ``params_axes`` as in ``jax.vmap``: parameters may have an example's axis.
+        """
         key_t, key_noise, key_dropout = jax.random.split(key, 3)
         count = len(jax.tree.leaves(x)[0])
-        keys = jax.random.split(key_noise, count)
-        if not train:
-            return jax.vmap(self._evaluation_terms, (0, None, 0, 0))(
-                keys, params, x, condition
+        return jax.vmap(self._training_terms, (0, 0, 0, params_axes, 0, 0))(
+            jax.random.split(key_noise, count),
+            jax.random.split(key_dropout, count),
+            bound.low_discrepancy_times(key_t, count),
+            params,
+            x,
+            condition,
+        )
+
+    def weighted_error(
+        self, key: PRNGKey, params: Params, terms: ElboTerms, weighting: str
+    ) -> Float[Array, " batch"]:
+        """w(gamma) |eps - eps_hat|^2, from what ``training_terms`` made of the key."""
+        key_t, _, _ = jax.random.split(key, 3)
+        schedule = self.schedule.build(params["schedule"])
+
+        def weight(t: Scalar) -> Scalar:
+            return bound.relative_weight(
+                t, schedule, num_steps=self.train_num_steps, weighting=weighting
             )
-        t = bound.low_discrepancy_times(key_t, count)
-        keys_dropout = jax.random.split(key_dropout, count)
-        return jax.vmap(self._training_terms, (0, 0, 0, None, 0, 0))(
-            keys, keys_dropout, t, params, x, condition
+
+        matching = terms.denoising_matching[:, 0]
+        return (
+            jax.vmap(weight)(bound.low_discrepancy_times(key_t, matching.size))
+            * matching
         )
 
     def _training_terms(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from vgm.bounds import gradients
 from vgm.bounds.elbo import ElboTerms
+from vgm.models.diffusion import Diffusion
 from vgm.models.protocol import GenerativeModel, LatentVariableModel
 from vgm.types import Batch, Params, PRNGKey, Scalar
 
@@ -100,6 +101,78 @@ def negative_bound(
         return -weighted_mean(bound, batch.weight), terms
 
     return _differentiate(loss)
+
+
+def weighted_error(model: Diffusion, *, weighting: str) -> ValueAndGrad:
+    """The mean of a weighted squared error of the noise: no bound (Ho et al. 2020).
+
+    Args:
+        model: A diffusion with a fixed schedule.
+        weighting: A name of ``bounds.diffusion.WEIGHTINGS``.
+
+    Returns:
+        The objective; its terms are the bound's.
+    """
+
+    def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
+        terms = model.training_terms(key, params, batch.x, batch.condition)
+        errors = model.weighted_error(key, params, terms, weighting)
+        return weighted_mean(errors, batch.weight), terms
+
+    return _differentiate(loss)
+
+
+def least_variance(model: Diffusion) -> ValueAndGrad:
+    """Minus the mean ELBO, the interior of its schedule against its variance instead.
+
+    The bound of infinitely many steps does not depend on the interior, the variance of
+    its estimate does: of each example's term l the gradient is that of l^2, 2 l dl
+    (Kingma et al. 2021, appendix I.2). The end points follow the bound.
+
+    Args:
+        model: A diffusion trained in continuous time whose schedule has an interior.
+
+    Returns:
+        The objective.
+    """
+    axes = {
+        "network": None,
+        "output_bias": None,
+        "schedule": {"ends": None, "interior": 0},
+    }
+
+    def loss(
+        params: Params, interiors: Params, key: PRNGKey, batch: Batch
+    ) -> tuple[Scalar, ElboTerms]:
+        schedule = {**params["schedule"], "interior": interiors}
+        terms = model.training_terms(
+            key,
+            {**params, "schedule": schedule},
+            batch.x,
+            batch.condition,
+            params_axes=axes,
+        )
+        return -weighted_mean(terms.elbo, batch.weight), terms
+
+    def value_and_grad(
+        key: PRNGKey, params: Params, batch: Batch
+    ) -> tuple[tuple[Scalar, ElboTerms], Params]:
+        # One copy of the interior an example: their gradients come one by one.
+        interiors = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (len(batch.weight), *leaf.shape)),
+            params["schedule"]["interior"],
+        )
+        value, (grads, by_example) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+            params, interiors, key, batch
+        )
+        factors = 2.0 * jnp.sum(value[1].denoising_matching, axis=-1)
+        interior = jax.tree.map(
+            lambda leaf: jnp.tensordot(factors, leaf, axes=1), by_example
+        )
+        schedule = {**grads["schedule"], "interior": interior}
+        return value, {**grads, "schedule": schedule}
+
+    return value_and_grad
 
 
 def _differentiate(loss: Callable[..., Any]) -> ValueAndGrad:

@@ -71,7 +71,8 @@ def optimizer(
         b1: Decay of the mean gradient.
         b2: Decay of the mean squared gradient.
         eps: Added to the root of the second moment.
-        weight_decay: Decoupled weight decay; 0 for plain Adam.
+        weight_decay: Decoupled weight decay of the kernels (no biases, scales or
+            schedules); 0 for plain Adam.
         clip_norm: Largest global gradient norm; 0 for no clipping.
 
     Returns:
@@ -87,7 +88,18 @@ def optimizer(
     if clip_norm:
         parts.append(optax.clip_by_global_norm(clip_norm))
     if weight_decay:
-        parts.append(optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay))
+        parts.append(
+            optax.adamw(
+                learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=_kernels
+            )
+        )
     else:
         parts.append(optax.adam(learning_rate, b1, b2, eps))
     return optax.chain(*parts)
+
+
+def _kernels(params: Any) -> Any:
+    """True for the leaves called kernel."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: getattr(path[-1], "key", None) == "kernel", params
+    )

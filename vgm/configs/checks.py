@@ -1,0 +1,205 @@
+"""What a configuration can be: each field's range, and what goes with what."""
+
+from collections.abc import Callable
+from typing import Any
+
+from vgm.bounds import gradients
+from vgm.configs.plain import flatten, to_dict
+from vgm.configs.schema import Config
+from vgm.errors import UserError
+
+Check = tuple[str, Callable[[Any], bool], str]
+
+_AT_LEAST_ONE = (
+    "model.latent-dim",
+    "model.channels",
+    "model.num-blocks",
+    "diffusion.num-steps",
+    "diffusion.chunk-size",
+    "objective.num-samples",
+    "train.num-steps",
+    "train.batch-size",
+    "train.eval-every",
+    "evaluation.num-elbo-samples",
+    "evaluation.batch-size",
+    "evaluation.chunk-size",
+)
+_NOT_NEGATIVE = (
+    "data.num-validation",
+    "optimizer.warmup-steps",
+    "optimizer.weight-decay",
+    "optimizer.clip-norm",
+    "train.patience",
+    "evaluation.num-importance-samples",
+    "diffusion.train-num-steps",
+    "diffusion.num-times",
+)
+_BELOW_ONE = ("model.dropout", "optimizer.b1", "optimizer.b2", "optimizer.ema-decay")
+_POSITIVE = ("optimizer.learning-rate", "optimizer.eps")
+
+_CHECKS: tuple[Check, ...] = (
+    *((name, lambda v: v >= 1, "at least 1") for name in _AT_LEAST_ONE),
+    *((name, lambda v: 0 <= v < float("inf"), "at least 0") for name in _NOT_NEGATIVE),
+    *((name, lambda v: 0 <= v < 1, "at least 0 and below 1") for name in _BELOW_ONE),
+    *((name, lambda v: 0 < v < float("inf"), "positive") for name in _POSITIVE),
+    ("seed", lambda v: 0 <= v < 2**63, "from 0 to 2^63 - 1"),
+    ("model.hidden", lambda v: all(width >= 1 for width in v), "widths of at least 1"),
+    (
+        "model.multipliers",
+        lambda v: len(v) > 0 and all(factor >= 1 for factor in v),
+        "one number of at least 1 for each resolution",
+    ),
+    ("diffusion.eta", lambda v: 0 <= v <= 1, "from 0 to 1"),
+    ("diffusion.gamma-min", lambda v: -30 <= v <= 30, "from -30 to 30"),
+    ("diffusion.gamma-max", lambda v: -30 <= v <= 30, "from -30 to 30"),
+)
+
+_FAMILIES = {
+    "levels": ("categorical", "discretized_logistic"),
+    "binary": ("bernoulli",),
+    "grey-bernoulli": ("bernoulli",),
+    "density": ("normal",),
+}
+_ARCHITECTURES = {
+    "vae": ("mlp", "conv"),
+    "diffusion": ("mlp", "vdm-unet", "ddpm-unet"),
+}
+_GRADIENTS = {
+    "elbo": (*gradients.ELBO_ESTIMATORS, "least-variance"),
+    "iwae": tuple(gradients.IWAE_ESTIMATORS),
+    "weighted": ("pathwise",),
+}
+_FIXED = ("linear", "cosine", "sigmoid", "ddpm")
+_WITH_INTERIOR = ("polynomial", "monotone")
+
+
+def validate(config: Config) -> None:
+    """Check every number and every combination.
+
+    Args:
+        config: Configuration.
+
+    Raises:
+        UserError: Naming the first field that cannot be, and what it must be.
+    """
+    values = dict(flatten(to_dict(config)))
+    for name, accepts, requirement in _CHECKS:
+        if not accepts(values[name]):
+            raise UserError(f"{name} must be {requirement}; got {values[name]}")
+    _require_one_of(
+        "model.architecture",
+        config.model.architecture,
+        _ARCHITECTURES[config.model.family],
+        f"model.family {config.model.family!r}",
+    )
+    if config.data.missing != "none" and config.data.observation != "density":
+        raise UserError(
+            "data.missing 'nan' needs data.observation 'density': integers have no "
+            f"NaN; got {config.data.observation!r}"
+        )
+    _validate_objective(config)
+    if config.model.family == "vae":
+        _require_one_of(
+            "model.likelihood",
+            config.model.likelihood,
+            _FAMILIES[config.data.observation],
+            f"data.observation {config.data.observation!r}",
+        )
+    else:
+        _validate_diffusion(config)
+
+
+def _require_one_of(
+    name: str, value: str, allowed: tuple[str, ...], where: str
+) -> None:
+    if value not in allowed:
+        raise UserError(
+            f"{name} must be {' or '.join(allowed)} for {where}; got {value!r}"
+        )
+
+
+def _validate_objective(config: Config) -> None:
+    spec = config.objective
+    _require_one_of(
+        "objective.gradient",
+        spec.gradient,
+        _GRADIENTS[spec.name],
+        f"objective.name {spec.name!r}",
+    )
+    if spec.gradient in ("score-function", "vimco") and spec.num_samples < 2:
+        raise UserError(
+            "objective.num-samples must be at least 2 for objective.gradient "
+            f"{spec.gradient!r}: the other draws are its baseline; got 1"
+        )
+    if config.model.family == "diffusion":
+        return
+    if spec.name == "weighted" or spec.gradient == "least-variance":
+        raise UserError(
+            "objective.name 'weighted' and objective.gradient 'least-variance' are for "
+            "model.family 'diffusion'; got 'vae'"
+        )
+    on_weights = spec.name == "iwae" or spec.gradient != "pathwise"
+    if on_weights and config.model.dropout:
+        raise UserError(
+            f"model.dropout must be 0 with objective.name {spec.name!r} and gradient "
+            f"{spec.gradient!r}: their draws share one encoding; got "
+            f"{config.model.dropout}"
+        )
+
+
+_DIFFUSION: tuple[tuple[Callable[[Config], bool], str], ...] = (
+    (
+        lambda c: c.data.observation in ("levels", "density"),
+        "data.observation must be levels or density for model.family 'diffusion'; use "
+        "levels, or a vae",
+    ),
+    (
+        lambda c: c.data.missing == "none",
+        "data.missing must be 'none' for model.family 'diffusion'; use a vae",
+    ),
+    (
+        lambda c: c.diffusion.gamma_min < c.diffusion.gamma_max,
+        "diffusion.gamma-min must be less than diffusion.gamma-max; swap them",
+    ),
+    (
+        lambda c: c.diffusion.head != "eps" or c.diffusion.gamma_max < 20,
+        "diffusion.gamma-max must be less than 20 with diffusion.head 'eps': noise "
+        "says nothing of x where no signal is left; use head v, x or categorical",
+    ),
+    (
+        lambda c: c.model.architecture != "mlp" or len(set(c.model.hidden)) == 1,
+        "model.hidden must be one width, once for each residual block, for "
+        "model.family 'diffusion'; give 256 256, say",
+    ),
+    (
+        lambda c: (
+            c.objective.name != "iwae"
+            and c.objective.gradient in ("pathwise", "least-variance")
+        ),
+        "objective.name must be elbo or weighted, and objective.gradient pathwise or "
+        "least-variance, for model.family 'diffusion'",
+    ),
+    (
+        lambda c: c.objective.name != "weighted" or c.diffusion.schedule in _FIXED,
+        "diffusion.schedule must be a fixed one for objective.name 'weighted': a "
+        "weighted error is no bound to learn it by; use linear or cosine, say",
+    ),
+    (
+        lambda c: (
+            c.objective.gradient != "least-variance"
+            or (
+                c.diffusion.schedule in _WITH_INTERIOR
+                and not c.diffusion.train_num_steps
+            )
+        ),
+        "objective.gradient 'least-variance' needs diffusion.schedule polynomial or "
+        "monotone and diffusion.train-num-steps 0: the bound of T steps depends on the "
+        "interior",
+    ),
+)
+
+
+def _validate_diffusion(config: Config) -> None:
+    for holds, message in _DIFFUSION:
+        if not holds(config):
+            raise UserError(message)

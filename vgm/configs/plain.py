@@ -1,0 +1,122 @@
+"""Configurations as plain values: for JSON, for flags, and to compare two."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vgm.configs.schema import (
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    EvaluationConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from vgm.errors import UserError
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """A configuration as plain JSON values, without where and how it is run.
+
+    Args:
+        config: Configuration.
+
+    Returns:
+        Nested dictionaries; paths as strings.
+    """
+    plain = dataclasses.asdict(config)
+    del plain["run_dir"], plain["resume"]
+    path = plain["data"]["path"]
+    plain["data"]["path"] = None if path is None else str(path)
+    return plain
+
+
+def from_dict(plain: dict[str, Any]) -> Config:
+    """The configuration that ``to_dict`` made plain.
+
+    Args:
+        plain: Nested dictionaries.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: If a field is unknown.
+    """
+    sections = {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "diffusion": DiffusionConfig,
+        "objective": ObjectiveConfig,
+        "optimizer": OptimizerConfig,
+        "train": TrainConfig,
+        "evaluation": EvaluationConfig,
+    }
+    try:
+        # A section that came with a later version has its defaults.
+        built = {
+            name: _build(kind, plain.get(name, {})) for name, kind in sections.items()
+        }
+        return Config(**{**plain, **built})
+    except (TypeError, KeyError) as error:
+        raise UserError(
+            f"config.json does not fit this version of vgm ({error}); train again"
+        ) from error
+
+
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    """A section, its lists as tuples and its path as one."""
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
+    path = typed.get("path")
+    if path is not None:
+        typed["path"] = Path(path)
+    return kind(**typed)
+
+
+def flatten(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Flags and values of a plain configuration, ``--model.latent-dim`` as its name.
+
+    Args:
+        plain: Nested dictionaries.
+        prefix: What comes before the names.
+
+    Yields:
+        Pairs of flag name and value.
+    """
+    for name, value in plain.items():
+        flag = prefix + name.replace("_", "-")
+        if isinstance(value, dict):
+            yield from flatten(value, f"{flag}.")
+        else:
+            yield flag, value
+
+
+def changed_fields(before: Config, after: Config) -> list[str]:
+    """Fields in which two configurations differ, each in words.
+
+    Args:
+        before: One configuration.
+        after: The other.
+
+    Returns:
+        "train.batch-size (128 before, 64 now)", and so on.
+    """
+    # The same file may be reached by another path.
+    old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
+    return [
+        f"{name} ({value} before, {new[name]} now)"
+        for name, value in old.items()
+        if new[name] != value and not _same_place(value, new[name], name)
+    ]
+
+
+def _same_place(before: Any, after: Any, name: str) -> bool:
+    if name != "data.path" or before is None or after is None:
+        return False
+    return Path(before).resolve() == Path(after).resolve()

@@ -1,0 +1,103 @@
+"""From a configuration and the form of its data to a model."""
+
+from typing import Any, NamedTuple
+
+from vgm import configs, models
+from vgm.errors import UserError
+from vgm.models import GenerativeModel
+
+
+class DataForm(NamedTuple):
+    """What a model must know of its data.
+
+    Attributes:
+        event_shape: Shape of one example.
+        levels: Number of integer levels; 0 for reals.
+        num_classes: Number of labels; 0 without.
+        test_digest: Hash of the test examples as they are stored, in any order.
+    """
+
+    event_shape: tuple[int, ...]
+    levels: int
+    num_classes: int
+    test_digest: str
+
+
+def build_model(config: configs.Config, form: DataForm) -> GenerativeModel:
+    """The model of a configuration.
+
+    Args:
+        config: Configuration.
+        form: Form of its data.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: If it cannot be built for these data.
+    """
+    spec = config.model
+    if spec.conditional and not form.num_classes:
+        raise UserError(
+            f"model.conditional needs labels, and data.name {config.data.name!r} has "
+            "none; drop the flag or use labelled data"
+        )
+    build = {"vae": _build_vae, "diffusion": _build_diffusion}
+    return build[spec.family](config, form)
+
+
+def _build_vae(config: configs.Config, form: DataForm) -> GenerativeModel:
+    spec = config.model
+    shared: dict[str, Any] = {
+        "event_shape": form.event_shape,
+        "latent_dim": spec.latent_dim,
+        "hidden": spec.hidden,
+        "likelihood": spec.likelihood,
+        "levels": form.levels,
+        "num_classes": form.num_classes if spec.conditional else 0,
+        "activation": spec.activation,
+        "dropout": spec.dropout,
+        "missing": config.data.missing != "none",
+    }
+    if spec.architecture == "conv":
+        return models.vae.conv(channels=spec.channels, **shared)
+    return models.vae.mlp(kernel_init=spec.kernel_init, **shared)
+
+
+def _build_diffusion(config: configs.Config, form: DataForm) -> GenerativeModel:
+    spec, chain = config.model, config.diffusion
+    head = models.heads.head(chain.head, levels=form.levels)
+    shared: dict[str, Any] = {
+        "num_outputs": head.num_outputs,
+        "dropout": spec.dropout,
+        "exponents": spec.fourier,
+    }
+    if spec.architecture == "mlp":
+        width = spec.hidden[0]
+        network = models.denoisers.MLPDenoiser(width, len(spec.hidden), **shared)
+    elif spec.architecture == "vdm-unet":
+        models.denoisers.require_halvings(form.event_shape, 0)
+        network = models.denoisers.VDMUNet(spec.channels, spec.num_blocks, **shared)
+    else:
+        num_halvings = len(spec.multipliers) - 1
+        models.denoisers.require_halvings(form.event_shape, num_halvings)
+        network = models.denoisers.DDPMUNet(
+            spec.channels,
+            spec.multipliers,
+            spec.num_blocks,
+            spec.attention,
+            **shared,
+        )
+    return models.diffusion.Diffusion(
+        network,
+        head,
+        models.heads.decoder(chain.decoder, head, levels=form.levels),
+        models.noise.schedule(chain.schedule, chain.gamma_min, chain.gamma_max),
+        event_shape=form.event_shape,
+        num_steps=chain.num_steps,
+        train_num_steps=chain.train_num_steps,
+        num_times=chain.num_times,
+        chunk_size=chain.chunk_size,
+        eta=chain.eta,
+        num_classes=form.num_classes if spec.conditional else 0,
+    )
