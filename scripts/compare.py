@@ -79,7 +79,9 @@ def _difference(path: Path, first: Path) -> str:
         return "-"
     if not np.array_equal(values["example"], before["example"]):
         return "-"
-    gain = likelihood.paired_difference(values["log_evidence"], before["log_evidence"])
+    # Without an evidence the bounds are compared.
+    name = "log_evidence" if "log_evidence" in values else "elbo"
+    gain = likelihood.paired_difference(values[name], before[name])
     return f"{gain.mean:+.2f} ± {number(gain.stderr, 2)}"
 
 
@@ -88,7 +90,7 @@ def _row(name: str, result: dict, difference: str, *, bits: bool) -> list[str]:
         name,
         _measured(result, "elbo_nats", "elbo_stderr", 2),
         _measured(result, "log_evidence_nats", "log_evidence_stderr", 2),
-        str(result["num_importance_samples"]),
+        str(result["num_importance_samples"] or "-"),
         difference,
     ]
     if bits:
@@ -102,6 +104,8 @@ def _row(name: str, result: dict, difference: str, *, bits: bool) -> list[str]:
 
 
 def _measured(result: dict, mean: str, stderr: str, digits: int) -> str:
+    if result[mean] is None:
+        return "-"
     return f"{number(result[mean], digits)} ± {number(result[stderr], digits)}"
 
 

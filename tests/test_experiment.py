@@ -450,6 +450,70 @@ BAD_INPUT = {
         ["vae-digits", "--data.missing", "nan"],
         r"data\.missing 'nan' needs data\.observation 'density'",
     ),
+    "gammas in no order": (
+        ["vdm-digits", "--diffusion.gamma-min", "5", "--diffusion.gamma-max", "5"],
+        r"diffusion\.gamma-min must be less than diffusion\.gamma-max",
+    ),
+    "no step": (
+        ["vdm-digits", "--diffusion.num-steps", "0"],
+        r"diffusion\.num-steps must be at least 1; got 0",
+    ),
+    "noise from noise": (
+        ["vdm-digits", "--diffusion.head", "eps", "--diffusion.gamma-max", "25"],
+        r"diffusion\.gamma-max must be less than 20 with diffusion\.head 'eps'",
+    ),
+    "an image that cannot be halved so often": (
+        [
+            "vdm-digits",
+            "--model.architecture",
+            "ddpm-unet",
+            "--model.multipliers",
+            "1",
+            "1",
+            "1",
+            "1",
+            "1",
+        ],
+        r"divisible by 16, halved 4 times; got \(8, 8, 1\); use fewer",
+    ),
+    "networks of another family": (
+        ["vdm-digits", "--model.architecture", "conv"],
+        r"model\.architecture must be mlp or vdm-unet or ddpm-unet for model\.family",
+    ),
+    "a diffusion of bits": (
+        ["vdm-digits", "--data.observation", "binary"],
+        r"data\.observation must be levels or density for model\.family 'diffusion'",
+    ),
+    "several widths": (
+        ["vdm-digits", "--model.hidden", "8", "16", "--model.architecture", "mlp"],
+        r"model\.hidden must be one width",
+    ),
+    "a diffusion by its weights": (
+        ["vdm-digits", "--objective.name", "iwae"],
+        r"objective\.name must be elbo or weighted",
+    ),
+    "a schedule learned from no bound": (
+        [
+            "vdm-digits",
+            "--objective.name",
+            "weighted",
+            "--diffusion.schedule",
+            "monotone",
+        ],
+        r"diffusion\.schedule must be a fixed one for objective\.name 'weighted'",
+    ),
+    "no interior to learn": (
+        ["vdm-digits", "--objective.gradient", "least-variance"],
+        r"'least-variance' needs diffusion\.schedule polynomial or monotone",
+    ),
+    "a decoder of reals": (
+        ["vdm-digits", "--diffusion.decoder", "normal"],
+        r"diffusion\.decoder must be categorical or discretized_normal for levels",
+    ),
+    "weights without a diffusion": (
+        ["vae-digits", "--objective.name", "weighted"],
+        r"'weighted' .* are for model\.family 'diffusion'",
+    ),
 }
 
 

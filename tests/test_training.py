@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from vgm import models
+from vgm import bounds, models
 from vgm.errors import UserError
 from vgm.training import loop, objective, optimizers, sharding, step
 from vgm.types import Batch
@@ -233,7 +233,7 @@ def test_the_cosine_schedule_warms_up_and_ends_at_zero():
 
 DEVICES = textwrap.dedent("""
     import functools, json, jax, jax.numpy as jnp, numpy as np, optax
-    from vgm import models
+    from vgm import bounds, models
     from vgm.training import loop, objective, sharding, step
     from vgm.types import Batch
     key = jax.random.key(0)
@@ -288,3 +288,148 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
 
     with pytest.raises(UserError, match=r"train\.batch-size must be a multiple of"):
         sharding.require_divisible(7, TwoDevices())
+
+
+def diffusion(schedule="linear", **settings):
+    head = models.heads.head("v", levels=0)
+    return models.diffusion.Diffusion(
+        models.denoisers.MLPDenoiser(8, 1, 1),
+        head,
+        models.heads.decoder("normal", head, levels=0),
+        models.noise.schedule(schedule, -3.0, 3.0),
+        event_shape=(2,),
+        num_steps=5,
+        **settings,
+    )
+
+
+def noisy(key, params):
+    """Parameters away from their start, where outputs are zero."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    moved = [
+        leaf + 0.1 * jax.random.normal(k, leaf.shape)
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+@pytest.mark.parametrize("weighting", ["simple", "x", "min-snr"])
+@pytest.mark.parametrize("num_steps", [0, 4])
+def test_weighted_errors_are_what_they_say(key, num_steps, weighting):
+    """The mean of w |eps - eps_hat|^2, the errors drawn again by hand."""
+    model = diffusion(train_num_steps=num_steps)
+    x = jax.random.normal(key, (6, 2))
+    params = noisy(key, model.init(key, x))
+    batch = Batch(x, None, jnp.ones(6).at[0].set(0.0))
+    (loss, terms), grads = jax.jit(
+        objective.weighted_error(model, weighting=weighting)
+    )(key, params, batch)
+    key_t, _, _ = jax.random.split(key, 3)
+    t = bounds.diffusion.low_discrepancy_times(key_t, 6)
+    if num_steps:
+        t = (jnp.floor(t * num_steps) + 1) / num_steps
+        rate = num_steps * jnp.expm1(6.0 / num_steps)
+    else:
+        rate = 6.0
+    gamma = -3.0 + 6.0 * t
+    squares = 2.0 * terms.denoising_matching[:, 0] / rate
+    weight = {
+        "simple": jnp.ones(6),
+        "x": jnp.exp(gamma),
+        "min-snr": jnp.minimum(1.0, 5.0 * jnp.exp(gamma)),
+    }[weighting]
+    np.testing.assert_allclose(loss, jnp.mean((weight * squares)[1:]), rtol=1e-4)
+    chex.assert_tree_all_finite(grads)
+    moved = jax.tree.leaves(grads["network"])
+    assert any(float(jnp.abs(leaf).max()) > 0 for leaf in moved)
+
+
+@pytest.mark.parametrize("schedule", ["polynomial", "monotone"])
+def test_least_variance_gradients(key, schedule):
+    """Of the interior: the gradient of the mean square; of all else: the bound's."""
+    model = diffusion(schedule)
+    x = jax.random.normal(key, (4, 2))
+    params = noisy(key, model.init(key, x))
+    weight = jnp.asarray([1.0, 2.0, 0.0, 1.0])
+    batch = Batch(x, None, weight)
+    (loss, _), grads = jax.jit(objective.least_variance(model))(key, params, batch)
+
+    def mean_square(params):
+        terms = model.training_terms(key, params, x)
+        square = terms.denoising_matching.sum(-1) ** 2
+        return objective.weighted_mean(square, weight)
+
+    interior = jax.jit(jax.grad(mean_square))(params)["schedule"]["interior"]
+    chex.assert_trees_all_close(
+        grads["schedule"]["interior"], interior, rtol=1e-3, atol=1e-3
+    )
+
+    def negative_elbo(params):
+        terms = model.training_terms(key, params, x)
+        return -objective.weighted_mean(terms.elbo, weight)
+
+    value, expected = jax.jit(jax.value_and_grad(negative_elbo))(params)
+    np.testing.assert_allclose(loss, value, rtol=1e-5)
+    chex.assert_trees_all_close(
+        grads["network"], expected["network"], rtol=1e-3, atol=1e-4
+    )
+    chex.assert_trees_all_close(
+        grads["schedule"]["ends"], expected["schedule"]["ends"], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_the_interior_leaves_the_bound_and_lowers_its_variance(key):
+    """Steps against the variance alone: the bound stays, its spread falls."""
+    model = diffusion("monotone")
+    x = 0.3 * jax.random.normal(key, (64, 2))
+    params = noisy(key, model.init(key, x))
+    batch = Batch(x, None, jnp.ones(64))
+    least = objective.least_variance(model)
+
+    @jax.jit
+    def learn(params):
+        def one(params, key):
+            _, grads = least(key, params, batch)
+            step = jax.tree.map(jnp.sign, grads["schedule"]["interior"])
+            schedule = {
+                **params["schedule"],
+                "interior": jax.tree.map(
+                    lambda a, g: a - 0.02 * g, params["schedule"]["interior"], step
+                ),
+            }
+            return {**params, "schedule": schedule}, None
+
+        return jax.lax.scan(one, params, jax.random.split(key, 200))[0]
+
+    @jax.jit
+    def matching(params):
+        def draw(key):
+            return model.training_terms(key, params, x).denoising_matching.sum(-1)
+
+        return jax.vmap(draw)(jax.random.split(key, 2000))
+
+    before, after = matching(params), matching(learn(params))
+    assert after.var() < 0.8 * before.var()
+    error = np.sqrt((before.var() + after.var()) / before.size)
+    assert abs(before.mean() - after.mean()) < 4.5 * error
+
+
+def test_weight_decay_spares_all_but_kernels():
+    params = {
+        "network": {"kernel": jnp.ones(3), "bias": jnp.ones(3), "scale": jnp.ones(3)},
+        "schedule": {"ends": jnp.ones(2)},
+    }
+    decay = optimizers.optimizer(
+        optax.constant_schedule(0.1),
+        b1=0.9,
+        b2=0.999,
+        eps=1e-8,
+        weight_decay=0.5,
+        clip_norm=0.0,
+    )
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = decay.update(zeros, decay.init(params), params)
+    np.testing.assert_allclose(updates["network"]["kernel"], -0.05, rtol=1e-6)
+    del updates["network"]["kernel"]
+    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, updates))

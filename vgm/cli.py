@@ -5,6 +5,7 @@ after one line on standard error; 130 if interrupted.
 """
 
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -111,8 +112,11 @@ def condense(boxed: str) -> str:
     message = paragraphs[0] if paragraphs else "the arguments cannot be read"
     for paragraph in paragraphs[1:]:
         if paragraph.startswith("Perhaps you meant"):
-            nearest = re.search(r"--[\w.-]+", paragraph)
-            message += f"; did you mean {nearest.group()}?" if nearest else ""
+            given = re.search(r"--[\w.-]+", message)
+            named = re.findall(r"--[\w.-]+", paragraph)
+            if given and named:
+                nearest = difflib.get_close_matches(given.group(), named, 1, 0.0)
+                message += f"; did you mean {nearest[0]}?"
         elif paragraph.startswith("Available"):
             message += f"; {paragraph[0].lower()}{paragraph[1:]}"
     return f"{message}; see --help"

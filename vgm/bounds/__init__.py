@@ -1,6 +1,7 @@
 """Lower bounds on log p(x), from arrays or callables; greater is better."""
 
 from vgm.bounds import annealed as annealed
+from vgm.bounds import diffusion as diffusion
 from vgm.bounds import elbo as elbo
 from vgm.bounds import gradients as gradients
 from vgm.bounds import importance as importance

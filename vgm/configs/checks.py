@@ -20,6 +20,7 @@ _AT_LEAST_ONE = (
     "train.num-steps",
     "train.batch-size",
     "train.eval-every",
+    "evaluation.num-importance-samples",
     "evaluation.num-elbo-samples",
     "evaluation.batch-size",
     "evaluation.chunk-size",
@@ -30,7 +31,6 @@ _NOT_NEGATIVE = (
     "optimizer.weight-decay",
     "optimizer.clip-norm",
     "train.patience",
-    "evaluation.num-importance-samples",
     "diffusion.train-num-steps",
     "diffusion.num-times",
 )

@@ -164,7 +164,9 @@ class EvaluationConfig:
     """How the test split is reported on."""
 
     num_importance_samples: int = 1000
-    """K of the evidence; 0 for none, where a trajectory is dear."""
+    """K of the evidence."""
+    evidence: bool = True
+    """Whether to estimate it: K trajectories of a diffusion are dear."""
     num_elbo_samples: int = 8
     """Draws an example for the ELBO's terms."""
     batch_size: int = 250

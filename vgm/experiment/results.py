@@ -68,7 +68,7 @@ def evaluate(
         "baseline": np.asarray(_baseline(experiment, key, stored)),
         "example": setup.example_digests(examples.x),
     }
-    if spec.num_importance_samples:
+    if spec.evidence:
         evidence = likelihood.example_evidence(
             key,
             params,
@@ -182,16 +182,17 @@ def _numbers(
         "denoising_matching_by_step": denoising.mean(0).tolist(),
         "log_evidence_nats": None,
         "log_evidence_stderr": None,
-        "num_importance_samples": config.evaluation.num_importance_samples,
+        "num_importance_samples": None,
         "median_effective_samples": None,
         "baseline_nats": baseline.mean,
     }
     best, source = elbo, "elbo"
-    if config.evaluation.num_importance_samples:
+    if config.evaluation.evidence:
         best, source = likelihood.estimate(by_example["log_evidence"]), "log_evidence"
         numbers |= {
             "log_evidence_nats": best.mean,
             "log_evidence_stderr": best.stderr,
+            "num_importance_samples": config.evaluation.num_importance_samples,
             "median_effective_samples": float(
                 np.median(by_example["effective_samples"])
             ),
