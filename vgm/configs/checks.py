@@ -33,6 +33,7 @@ _NOT_NEGATIVE = (
     "train.patience",
     "diffusion.train-num-steps",
     "diffusion.num-times",
+    "diffusion.degree",
 )
 _BELOW_ONE = ("model.dropout", "optimizer.b1", "optimizer.b2", "optimizer.ema-decay")
 _POSITIVE = ("optimizer.learning-rate", "optimizer.eps")

@@ -1,5 +1,7 @@
 """The presets: complete configurations by name."""
 
+import dataclasses
+
 from vgm.configs.schema import (
     Config,
     DataConfig,
@@ -15,6 +17,23 @@ EPOCH = 469
 """Steps in an epoch of MNIST's 60,000 training images at batch size 128."""
 
 _GREY_MNIST = DataConfig(name="mnist", observation="grey-bernoulli", num_validation=0)
+
+_DDPM = DiffusionConfig(
+    schedule="ddpm",
+    head="eps",
+    decoder="discretized_normal",
+    # The paper's x_1 .. x_1000 are 1000 latents: 999 steps.
+    num_steps=999,
+    train_num_steps=999,
+    num_times=32,
+)
+_VDM_OPTIMIZER = OptimizerConfig(
+    learning_rate=2e-4,
+    warmup_steps=100,
+    b2=0.99,
+    weight_decay=0.01,
+    ema_decay=0.9999,
+)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "vae-digits": (
@@ -107,31 +126,114 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "vdm-digits": (
-        "Variational diffusion of the embedded digits, categorical head; minutes.",
+        "Variational diffusion of the embedded digits, categorical head; 3 minutes.",
         Config(
             preset="vdm-digits",
             data=DataConfig(name="digits", observation="levels"),
-            model=ModelConfig(
-                family="diffusion", hidden=(256, 256), dropout=0.2, fourier=(0, 1, 2)
-            ),
+            model=ModelConfig(family="diffusion", hidden=(256, 256, 256), dropout=0.4),
             diffusion=DiffusionConfig(
                 head="categorical",
-                gamma_min=-7.0,
-                gamma_max=4.0,
-                num_steps=100,
+                degree=3,
+                gamma_min=-4.0,
+                gamma_max=5.0,
+                num_steps=250,
+                chunk_size=25,
             ),
             optimizer=OptimizerConfig(
                 learning_rate=1e-3,
                 schedule="cosine",
                 warmup_steps=100,
-                ema_decay=0.999,
+                ema_decay=0.99,
             ),
             train=TrainConfig(
-                num_steps=8000, batch_size=128, eval_every=500, patience=0
+                num_steps=6000, batch_size=128, eval_every=500, patience=3
             ),
             evaluation=EvaluationConfig(
-                num_importance_samples=16, num_elbo_samples=2, chunk_size=2
+                num_importance_samples=16, num_elbo_samples=2, chunk_size=4
             ),
+        ),
+    ),
+    "ddpm-digits": (
+        "DDPM of the embedded digits: its betas, noise predicted, the simple loss.",
+        Config(
+            preset="ddpm-digits",
+            data=DataConfig(name="digits", observation="levels"),
+            model=ModelConfig(family="diffusion", hidden=(256, 256), dropout=0.1),
+            diffusion=_DDPM,
+            objective=ObjectiveConfig(name="weighted", weighting="simple"),
+            optimizer=OptimizerConfig(
+                learning_rate=1e-3,
+                schedule="cosine",
+                warmup_steps=100,
+                ema_decay=0.995,
+            ),
+            train=TrainConfig(
+                num_steps=5000, batch_size=128, eval_every=500, patience=4
+            ),
+            evaluation=EvaluationConfig(
+                num_importance_samples=4, num_elbo_samples=4, chunk_size=4
+            ),
+        ),
+    ),
+    "vdm-mnist": (
+        "Variational diffusion of MNIST's 256 levels; for an accelerator.",
+        Config(
+            preset="vdm-mnist",
+            data=DataConfig(name="mnist", observation="levels"),
+            model=ModelConfig(
+                family="diffusion",
+                architecture="vdm-unet",
+                channels=32,
+                num_blocks=4,
+                fourier=(6, 7),
+                dropout=0.1,
+            ),
+            diffusion=DiffusionConfig(schedule="learned-linear", num_times=8),
+            optimizer=_VDM_OPTIMIZER,
+            train=TrainConfig(num_steps=200_000, batch_size=128, eval_every=2000),
+            evaluation=EvaluationConfig(evidence=False, num_elbo_samples=1),
+        ),
+    ),
+    "vdm-cifar10": (
+        "Variational diffusion of CIFAR-10 as published (Kingma et al. 2021).",
+        Config(
+            preset="vdm-cifar10",
+            data=DataConfig(name="cifar10", observation="levels"),
+            model=ModelConfig(
+                family="diffusion",
+                architecture="vdm-unet",
+                channels=128,
+                num_blocks=32,
+                fourier=(6, 7),
+                dropout=0.1,
+            ),
+            diffusion=DiffusionConfig(schedule="learned-linear", num_times=8),
+            optimizer=_VDM_OPTIMIZER,
+            train=TrainConfig(num_steps=10_000_000, batch_size=128, eval_every=10_000),
+            evaluation=EvaluationConfig(evidence=False, num_elbo_samples=1),
+        ),
+    ),
+    "ddpm-cifar10": (
+        "DDPM of CIFAR-10 as published (Ho et al. 2020), but for its mirrored images.",
+        Config(
+            preset="ddpm-cifar10",
+            data=DataConfig(name="cifar10", observation="levels"),
+            model=ModelConfig(
+                family="diffusion",
+                architecture="ddpm-unet",
+                channels=128,
+                num_blocks=2,
+                multipliers=(1, 2, 2, 2),
+                attention=(1,),
+                dropout=0.1,
+            ),
+            diffusion=dataclasses.replace(_DDPM, num_times=8),
+            objective=ObjectiveConfig(name="weighted", weighting="simple"),
+            optimizer=OptimizerConfig(
+                learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0, ema_decay=0.9999
+            ),
+            train=TrainConfig(num_steps=800_000, batch_size=128, eval_every=10_000),
+            evaluation=EvaluationConfig(evidence=False, num_elbo_samples=1),
         ),
     ),
 }

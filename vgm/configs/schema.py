@@ -82,6 +82,9 @@ class DiffusionConfig:
     """gamma(1), or where it starts; ddpm has its own."""
     head: Literal["eps", "x", "v", "categorical"] = "eps"
     """What the network predicts; categorical: a mass over levels, and its mean."""
+    degree: int = 0
+    """Of the polynomials by which a categorical head tilts the frequencies of the
+    levels; 0 for a logit of its own for each level."""
     decoder: Literal["categorical", "discretized_normal", "normal"] = "categorical"
     """p(x | z_0): for levels categorical or discretized_normal; for reals normal."""
     num_steps: int = 1000

@@ -84,6 +84,25 @@ def save_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     _save(figure, path)
 
 
+def save_steps(path: Path, matching: Sequence[float]) -> None:
+    """Plot the denoising term of each step, t from 1/T to 1.
+
+    Args:
+        path: PNG file to write.
+        matching: Nats, one a step.
+    """
+    figure = _figure(7.0, 3.2)
+    axis = figure.subplots()
+    count = len(matching)
+    axis.plot((np.arange(count) + 1) / count, matching, color="tab:purple")
+    axis.set_xlabel("t")
+    axis.set_ylabel("nats a step")
+    axis.set_ylim(bottom=0.0)
+    axis.set_title(f"Denoising matching, {sum(matching):.2f} nats in {count} steps")
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def _line(
     axis: Any, rows: Sequence[Mapping[str, Any]], name: str, label: str, colour: str
 ) -> None:

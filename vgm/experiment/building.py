@@ -66,7 +66,7 @@ def _build_vae(config: configs.Config, form: DataForm) -> GenerativeModel:
 
 def _build_diffusion(config: configs.Config, form: DataForm) -> GenerativeModel:
     spec, chain = config.model, config.diffusion
-    head = models.heads.head(chain.head, levels=form.levels)
+    head = models.heads.head(chain.head, levels=form.levels, degree=chain.degree)
     shared: dict[str, Any] = {
         "num_outputs": head.num_outputs,
         "dropout": spec.dropout,

@@ -18,7 +18,11 @@ MAX_FIGURE_IMAGES = 100
 
 
 def draw_figures(
-    experiment: Experiment, run_dir: Path, params: Params, rows: list[dict[str, Any]]
+    experiment: Experiment,
+    run_dir: Path,
+    params: Params,
+    rows: list[dict[str, Any]],
+    by_step: list[float],
 ) -> list[tuple[str, str, Path]]:
     """Write samples, reconstructions and curves.
 
@@ -27,6 +31,7 @@ def draw_figures(
         run_dir: Folder of the run.
         params: Parameters.
         rows: Rows of metrics.
+        by_step: Denoising terms of the test split, one a step where all were computed.
 
     Returns:
         Headings, captions and files.
@@ -34,6 +39,11 @@ def draw_figures(
     curves = run_dir / "curves.png"
     figures.save_curves(curves, rows)
     drawn = [("Training", "The bound and its terms, in nats per example.", curves)]
+    if len(by_step) > 1:
+        steps = run_dir / "steps.png"
+        figures.save_steps(steps, by_step)
+        caption = "Mean divergence of each step on the test split."
+        drawn.append(("Denoising steps", caption, steps))
     shape = experiment.form.event_shape
     if len(shape) != 3 or shape[-1] not in (1, 3):
         return drawn

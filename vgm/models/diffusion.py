@@ -87,7 +87,7 @@ class Diffusion:
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
-        return jnp.asarray(values)[0] + params["output_bias"]
+        return self.head.expand(jnp.asarray(values)[0]) + params["output_bias"]
 
     def chain(
         self,

@@ -7,7 +7,10 @@ its mean. Its logits are the network's plus what z_t says of each level by itsel
 
 so before training it is the exact posterior mean under independent coordinates, each
 with the frequencies of its levels, and at z_0 it is the decoder (compare Graves et al.
-2023, section 5).
+2023, section 5). Levels are ordered: with few data the network does better to tilt the
+frequencies than to give each level a logit of its own,
+
+    network_k(z_t) = log frequency_k + sum_n tilt_n(z_t) value_k^n.                  (2)
 """
 
 from collections.abc import Callable
@@ -32,16 +35,18 @@ class Head(NamedTuple):
     """What a network's outputs mean.
 
     Attributes:
-        num_outputs: Outputs a coordinate.
+        num_outputs: Numbers a coordinate that the network emits.
+        expand: Those numbers to the outputs.
+        initial_bias: A batch of x to what is added to the outputs, to be learned.
         parameterisation: What is predicted.
         predict: (outputs, z_t, gamma_t) to the prediction.
-        initial_bias: A batch of x to what is added to all outputs, to be learned.
     """
 
     num_outputs: int
+    expand: Callable[[Outputs], Outputs]
+    initial_bias: Callable[[Any], Array]
     parameterisation: gaussian.Parameterisation
     predict: Callable[[Outputs, Event, Scalar], Event]
-    initial_bias: Callable[[Any], Array]
 
 
 class Decoder(NamedTuple):
@@ -58,12 +63,14 @@ class Decoder(NamedTuple):
     sample: Callable[[PRNGKey, Event, Scalar, Outputs], Any]
 
 
-def head(name: str, *, levels: int) -> Head:
+def head(name: str, *, levels: int, degree: int = 0) -> Head:
     """What a network is asked for.
 
     Args:
         name: "eps", "x", "v", or "categorical": a mass over levels, (1).
         levels: Number of integer levels; 0 for reals.
+        degree: Of the polynomials in the level's value that the network tilts the
+            logits of a categorical by, (2); 0 for logits of its own for each level.
 
     Returns:
         The head.
@@ -71,30 +78,41 @@ def head(name: str, *, levels: int) -> Head:
     Raises:
         UserError: If there is none of that name, or no levels for a categorical.
     """
-    families = gaussian.PARAMETERISATIONS
-
-    def no_bias(x: Any) -> Array:
-        return jnp.zeros(())
-
-    plain = {
+    if name == "categorical":
+        return _categorical_head(levels, degree)
+    predictions: dict[str, Callable[[Outputs, Event, Scalar], Event]] = {
         # What is learned is by how much eps differs from z (Kingma et al. 2021).
-        "eps": Head(1, families["eps"], lambda out, z, gamma: out[..., 0] + z, no_bias),
-        "x": Head(1, families["x"], lambda out, z, gamma: out[..., 0], no_bias),
-        "v": Head(1, families["v"], lambda out, z, gamma: out[..., 0], no_bias),
+        "eps": lambda outputs, z, gamma: outputs[..., 0] + z,
+        "x": lambda outputs, z, gamma: outputs[..., 0],
+        "v": lambda outputs, z, gamma: outputs[..., 0],
     }
-    if name in plain:
-        return plain[name]
-    if name != "categorical":
-        names = [*plain, "categorical"]
+    if name not in predictions:
+        names = [*predictions, "categorical"]
         raise UserError(f"diffusion.head must be one of {names}; got {name!r}")
+    return Head(
+        1,
+        lambda outputs: outputs,
+        lambda x: jnp.zeros(()),
+        gaussian.PARAMETERISATIONS[name],
+        predictions[name],
+    )
+
+
+def _categorical_head(levels: int, degree: int) -> Head:
     values = _level_values(levels)
+    basis = jnp.stack([values**n for n in range(1, degree + 1)]) if degree else None
+
+    def expand(outputs: Outputs) -> Outputs:
+        return outputs if basis is None else outputs @ basis
 
     def mean(outputs: Outputs, z: Event, gamma: Scalar) -> Event:
         logits = outputs + level_evidence(z, gamma, values)
         return jax.nn.softmax(logits, axis=-1) @ values
 
     histogram = likelihoods.likelihood("categorical", levels=levels).initial_bias
-    return Head(levels, families["x"], mean, histogram)
+    return Head(
+        degree or levels, expand, histogram, gaussian.PARAMETERISATIONS["x"], mean
+    )
 
 
 def decoder(name: str, head: Head, *, levels: int) -> Decoder:
@@ -147,7 +165,7 @@ def decoder(name: str, head: Head, *, levels: int) -> Decoder:
         z: Event, gamma: Scalar, outputs: Outputs
     ) -> Float[Array, "*event levels"]:
         evidence = level_evidence(z, gamma, values)
-        return evidence + outputs if head.num_outputs == levels else evidence
+        return evidence + outputs if outputs.shape[-1] == levels else evidence
 
     return Decoder(
         scale,

@@ -1,0 +1,346 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Variational diffusion
+#
+# A diffusion is a Markov hierarchical VAE under three restrictions:
+#
+# 1. every latent has the **size of the data**;
+# 2. the encoder is **not learned**: each step adds normal noise,
+#    $q(z_t \mid z_s) = \mathcal N(\alpha_{t|s} z_s, \sigma_{t|s}^2 I)$;
+# 3. the noise is such that the last latent is **almost** $\mathcal N(0, I)$.
+#
+# What is left to learn is how to denoise. This notebook goes from the restrictions to
+# both forms of the bound, to schedules, what the network predicts, and sampling. Times
+# run over $0 \le s < t \le 1$: $z_0$ is almost data, $z_1$ almost noise. (The $x_1, \dots,
+# x_T$ of DDPM are the latents at $T$ times from 0 to 1.)
+
+# %%
+import dataclasses
+import functools
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import vgm
+from vgm import configs, experiment
+from vgm.bounds import diffusion
+from vgm.densities import normal
+from vgm.divergences import kl_normal
+from vgm.evaluation import figures
+from vgm.experiment import tables
+from vgm.models import noise
+from vgm.processes import gaussian, schedules
+
+NUM_STEPS = 400  # of training, at the end
+
+# %% [markdown]
+# ## 1. The encoder: one number says it all
+#
+# Everything about the noise at a time is in $\gamma_t = -\log \mathrm{SNR}(t)$:
+#
+# $$q(z_t \mid x) = \mathcal N(\alpha_t x, \sigma_t^2 I), \qquad
+#   \alpha_t^2 = \mathrm{sigmoid}(-\gamma_t), \quad
+#   \sigma_t^2 = \mathrm{sigmoid}(\gamma_t).$$
+#
+# A schedule is an increasing $\gamma(t)$. Five of them between the same ends:
+
+# %%
+t = jnp.linspace(0.0, 1.0, 201)
+ends = (-13.3, 5.0)
+shown = {
+    "linear (VDM)": schedules.linear(*ends),
+    "cosine": schedules.cosine(*ends),
+    "sigmoid": schedules.sigmoid(*ends),
+    "DDPM's betas": schedules.ddpm_linear(),
+}
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
+for name, schedule in shown.items():
+    gamma = jax.vmap(schedule.gamma)(t)
+    left.plot(t, gamma, label=name)
+    right.plot(t, jax.vmap(gaussian.alpha_sigma)(gamma)[0], label=name)
+left.set_title(r"$\gamma(t) = -\log$ SNR")
+right.set_title(r"signal left, $\alpha_t$")
+for axis in (left, right):
+    axis.set_xlabel("t")
+    axis.grid(alpha=0.3)
+left.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## 2. The posterior that makes a bound
+#
+# Given $x$, a step back is normal too, and $p(z_s \mid z_t)$ is the same function with a
+# **prediction** $\hat x(z_t)$ in the place of $x$:
+#
+# $$p(z_s \mid z_t) = q(z_s \mid z_t, x = \hat x(z_t)).$$
+#
+# Two normals of one variance differ by their means alone, and the divergence is a
+# squared error:
+#
+# $$\mathrm{KL}\big(q(z_s \mid z_t, x) \,\|\, p(z_s \mid z_t)\big)
+#   = \tfrac12 \, \mathrm{expm1}(\gamma_t - \gamma_s)\, |\epsilon - \hat\epsilon|^2 .$$
+
+# %%
+key = jax.random.key(0)
+x, eps = jax.random.normal(key, (2, 3))
+gamma_t, increment = jnp.asarray(-2.0), jnp.asarray(0.4)
+z_t = gaussian.diffuse(x, eps, gamma_t)
+eps_hat = 0.9 * eps  # some prediction
+x_hat = gaussian.convert(eps_hat, z_t, gamma_t, source="eps", target="x")
+full = kl_normal(
+    *gaussian.posterior(z_t, x, gamma_t, increment),
+    *gaussian.posterior(z_t, x_hat, gamma_t, increment),
+)
+short = diffusion.denoising_matching(eps - eps_hat, increment)
+print(f"KL of the two posteriors {full:.6f}, squared error {short:.6f}")
+
+# %% [markdown]
+# ## 3. Two forms of one bound
+#
+# The ELBO of the hierarchy can be grouped in two ways. The **denoising form** pairs each
+# latent with what it came from, given $x$:
+#
+# $$\log p(x) \ge \mathbb E \log p(x \mid z_0)
+#   - \mathrm{KL}(q(z_1 \mid x) \| p(z_1))
+#   - \sum_i \mathbb E\, \mathrm{KL}(q(z_s \mid z_t, x) \| p(z_s \mid z_t)).$$
+#
+# The **consistency form** compares the two ways to reach the same latent, from below and
+# from above, over the *joint* of the chain:
+#
+# $$\mathbb E \log p(x \mid z_0)
+#   - \mathbb E\, \mathrm{KL}(q(z_1 \mid z_{1-1/T}) \| p(z_1))
+#   + \sum_i \mathbb E \log \frac{p(z_s \mid z_t)}{q(z_s \mid z_{s-1/T})}.$$
+#
+# Same expectation. The summands of the second are log ratios; often a divergence
+# $\mathrm{KL}(q(z_s \mid z_{s-1/T}) \| p(z_s \mid z_t))$ is printed in their place. That
+# is another number, for $z_s$ given *both* neighbours is not $q(z_s \mid z_{s-1/T})$.
+#
+# We take normal data, where the best denoiser is linear, and twist it a little.
+
+# %%
+VARIANCE, NUM_LAYERS = 0.25, 16
+schedule = schedules.linear(-6.0, 4.0)
+x = jnp.asarray([0.7, -0.4])
+
+
+def denoise(z, gamma):
+    """Almost the best eps of N(0, 0.25 I)."""
+    alpha, sigma = gaussian.alpha_sigma(gamma)
+    return sigma * z / (alpha**2 * VARIANCE + sigma**2) + 0.1 * jnp.sin(3 * z)
+
+
+def decode(z_0):
+    """Log p(x | z_0): a normal around z_0 / alpha_0."""
+    alpha_0, _ = gaussian.alpha_sigma(jnp.asarray(-6.0))
+    return normal.log_prob(x, z_0 / alpha_0, jnp.full_like(z_0, -3.0))
+
+
+chain = diffusion.Chain(schedule, denoise, gaussian.PARAMETERISATIONS["eps"], decode)
+settings = {"num_steps": NUM_LAYERS}
+keys = jax.random.split(jax.random.key(1), 20_000)
+by_denoising = jax.jit(
+    jax.vmap(lambda k: diffusion.discrete_terms(k, x, chain, chunk_size=16, **settings))
+)(keys)
+by_consistency = jax.jit(
+    jax.vmap(lambda k: diffusion.consistency_terms(k, x, chain, **settings))
+)(keys)
+for name, terms in (("denoising", by_denoising), ("consistency", by_consistency)):
+    error = terms.elbo.std() / np.sqrt(len(keys))
+    print(
+        f"{name:12} {terms.elbo.mean():8.3f} ± {error:.3f} nats; "
+        f"std of one draw {terms.elbo.std():.2f}"
+    )
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
+time = (np.arange(NUM_LAYERS) + 1) / NUM_LAYERS
+for name, terms in (("denoising", by_denoising), ("consistency", by_consistency)):
+    left.plot(time, terms.denoising_matching.mean(0), "o-", ms=4, label=name)
+    right.semilogy(time, terms.denoising_matching.var(0), "o-", ms=4, label=name)
+left.set_title("term of each step, nats: they group differently")
+right.set_title("variance of each step's term in one draw")
+for axis in (left, right):
+    axis.set_xlabel("t")
+    axis.grid(alpha=0.3)
+left.legend(frameon=False)
+plt.show()
+assert abs(by_denoising.elbo.mean() - by_consistency.elbo.mean()) < 0.2
+assert (
+    by_consistency.denoising_matching.var(0) > by_denoising.denoising_matching.var(0)
+)[1:].all()
+
+# %% [markdown]
+# The denoising form integrates one step of noise in closed form and is far quieter: it is
+# the one that models train by.
+#
+# ## 4. More steps, a better bound, and a limit
+#
+# As $T$ grows, the sum becomes $\tfrac12 \int_0^1 \gamma'(t)\, \mathbb E|\epsilon -
+# \hat\epsilon|^2 dt$. With the best denoiser of $\mathcal N(0, s^2)$ all is known: $\mathbb
+# E|\epsilon - \hat\epsilon|^2 = s^2 / (s^2 + e^{\gamma})$, and the limit depends on the
+# **ends** of the schedule alone. The path between them matters for few steps, and for the
+# variance of the estimate.
+
+# %%
+steps = np.asarray([4, 10, 30, 100, 300, 1000])
+exact = 0.5 * np.log((1 + 0.25 * np.exp(13.3)) / (1 + 0.25 * np.exp(-5.0)))
+
+
+def bound_of(schedule, num_steps):
+    """1/2 sum expm1(gamma_t - gamma_s) s^2 / (s^2 + exp(gamma_t))."""
+    t = jnp.arange(1, num_steps + 1) / num_steps
+    increments = jax.vmap(schedule.increment, (0, None))(t, jnp.asarray(1 / num_steps))
+    error = VARIANCE / (VARIANCE + jnp.exp(jax.vmap(schedule.gamma)(t)))
+    return float(0.5 * jnp.sum(jnp.expm1(increments) * error))
+
+
+figure, axis = plt.subplots(figsize=(6.5, 3.6))
+for name in ("linear (VDM)", "cosine", "sigmoid"):
+    values = [bound_of(shown[name], n) - exact for n in steps.tolist()]
+    axis.loglog(steps, values, "o-", ms=4, label=name)
+axis.set_xlabel("T")
+axis.set_title(f"nats lost to finite T, per dimension (limit {exact:.6f})")
+axis.legend(frameon=False)
+axis.grid(alpha=0.3)
+plt.show()
+assert round(bound_of(shown["linear (VDM)"], 1000), 4) == 6.0062
+
+# %% [markdown]
+# ## 5. What the network predicts
+#
+# $x$, $\epsilon$, $v = \alpha\epsilon - \sigma x$ and the score $-\epsilon/\sigma$ are four
+# descriptions of one thing; an error in one is an error in another, times a factor of
+# $\gamma$. Where the factor is large, the network must be that much more exact: nobody
+# predicts $\epsilon$ from a clean image's last bits, or $x$ from noise.
+
+# %%
+gammas = jnp.linspace(-13.3, 5.0, 200)
+figure, axis = plt.subplots(figsize=(6.5, 3.6))
+for name, kind in gaussian.PARAMETERISATIONS.items():
+    slope = jax.vmap(kind.eps_slope)(gammas)
+    axis.semilogy(gammas, jnp.abs(slope), label=name)
+axis.set_xlabel(r"$\gamma$")
+axis.set_title(r"error of $\epsilon$ for an error of 1 in the prediction")
+axis.legend(frameon=False)
+axis.grid(alpha=0.3)
+plt.show()
+
+# %% [markdown]
+# ## 6. A schedule that learns
+#
+# In continuous time the interior of the schedule cannot change the bound, but it does
+# change the variance of its estimate from one random $t$: where the integrand is flat in
+# $t$, any $t$ is as good as another. The monotone network below has its parameters moved
+# against that variance, the ends fixed (the training objective `least_variance`).
+
+# %%
+interior = noise.schedule("monotone", *ends)
+params = interior.init()
+
+
+def integrand(params, t):
+    """1/2 gamma'(t) E|eps - eps_hat|^2 for the best denoiser of N(0, 0.25)."""
+    learned = interior.build(params)
+    error = VARIANCE / (VARIANCE + jnp.exp(learned.gamma(t)))
+    return 0.5 * learned.derivative(t) * error
+
+
+def spread(inside, t):
+    return jnp.var(jax.vmap(lambda t: integrand({**params, "interior": inside}, t))(t))
+
+
+@jax.jit
+def learn(inside):
+    middle = (jnp.arange(256) + 0.5) / 256
+
+    def one(inside, _):
+        value, slope = jax.value_and_grad(spread)(inside, middle)
+        step = jax.tree.map(lambda a, g: a - 0.03 * jnp.sign(g), inside, slope)
+        return step, value
+
+    return jax.lax.scan(one, inside, length=300)
+
+
+inside, variances = learn(params["interior"])
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
+for name, values in (("before", params), ("after", {**params, "interior": inside})):
+    left.plot(t, jax.vmap(interior.build(values).gamma)(t), label=name)
+    right.plot(t, jax.vmap(functools.partial(integrand, values))(t), label=name)
+left.set_title(r"$\gamma(t)$")
+right.set_title("integrand of the bound: flatter is quieter")
+for axis in (left, right):
+    axis.set_xlabel("t")
+    axis.grid(alpha=0.3)
+left.legend(frameon=False)
+plt.show()
+print(f"variance over t: {variances[0]:.3f} before, {variances[-1]:.3f} after")
+assert variances[-1] < 0.5 * variances[0]
+
+# %% [markdown]
+# ## 7. Digits
+#
+# The whole machine on real data, for a few seconds only. The network predicts a mass over
+# the 17 levels of each pixel; its mean is $\hat x$. `log_weight` is the log ratio of a
+# whole trajectory at the stated $T$, so the bound can be tightened by several
+# trajectories, as with any other model here.
+
+# %%
+_, preset = configs.PRESETS["vdm-digits"]
+workspace = tempfile.TemporaryDirectory()
+config = dataclasses.replace(
+    preset,
+    model=dataclasses.replace(preset.model, hidden=(96, 96)),
+    diffusion=dataclasses.replace(preset.diffusion, num_steps=100),
+    train=dataclasses.replace(preset.train, num_steps=NUM_STEPS, eval_every=200),
+    evaluation=dataclasses.replace(
+        preset.evaluation, num_importance_samples=4, num_elbo_samples=1
+    ),
+    run_dir=Path(workspace.name) / "vdm",
+)
+result = experiment.run(config)
+for quantity, value, how in tables.result_table(result)[:-1]:
+    print(f"{quantity:26} {value:22} {how}")
+
+# %%
+model, params = vgm.load(config.run_dir)
+samples = jax.jit(model.sample, static_argnums=2)(jax.random.key(2), params, 30)
+z, x_hat = jax.jit(model.trajectory, static_argnums=2)(jax.random.key(2), params, 5)
+some = jnp.asarray([0, 19, 39, 59, 79, 99])
+panels = {
+    "samples": (np.asarray(samples), 6, 16.0),
+    "z on the way, noise to data": (np.asarray(0.5 + 0.5 * z[:, some]), 6, 1.0),
+    "x_hat on the way": (np.asarray(0.5 + 0.5 * x_hat[:, some]), 6, 1.0),
+}
+figure, axes = plt.subplots(1, 3, figsize=(12, 4.2))
+for axis, (title, (images, columns, top)) in zip(axes, panels.items(), strict=True):
+    grid = figures.image_grid(images.reshape(-1, 8, 8, 1), columns=columns, top=top)
+    axis.imshow(grid)
+    axis.set_title(title, fontsize=11)
+    axis.set_axis_off()
+plt.show()
+
+# %% [markdown]
+# Where the nats go: the term of each step, summed over pixels.
+
+# %%
+terms = np.asarray(result["denoising_matching_by_step"])
+figure, axis = plt.subplots(figsize=(7, 3))
+axis.plot((np.arange(len(terms)) + 1) / len(terms), terms)
+axis.set_xlabel("t")
+axis.set_ylabel("nats a step")
+axis.set_title(f"denoising matching, {terms.sum():.1f} nats in all")
+axis.grid(alpha=0.3)
+plt.show()
