@@ -48,7 +48,8 @@ def sample(arguments: list[str] | None) -> None:
         directory.require_new_file(path, "--output")
     condition = _labels(args, form.num_classes if config.model.conditional else 0)
     key = jax.random.key(args.seed)
-    draws = np.asarray(model.sample(key, params, args.num_samples, condition))
+    draw = jax.jit(model.sample, static_argnums=2)
+    draws = np.asarray(draw(key, params, args.num_samples, condition))
     np.savez(archive, samples=draws)
     print(f"samples: {archive}")
     if draws.ndim == 4 and draws.shape[-1] in (1, 3):

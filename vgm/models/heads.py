@@ -102,7 +102,9 @@ def _categorical_head(levels: int, degree: int) -> Head:
     values = _level_values(levels)
     basis = jnp.stack([values**n for n in range(1, degree + 1)]) if degree else None
 
-    def expand(outputs: Outputs) -> Outputs:
+    def expand(
+        outputs: Float[Array, "*event numbers"],
+    ) -> Float[Array, "*event levels"]:
         return outputs if basis is None else outputs @ basis
 
     def mean(outputs: Outputs, z: Event, gamma: Scalar) -> Event:

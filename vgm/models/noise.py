@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from vgm.errors import UserError
@@ -68,6 +69,8 @@ def schedule(name: str, gamma_min: float, gamma_max: float) -> LearnableSchedule
     start, interior = _INTERIORS[name]
 
     def build(params: Params) -> Schedule:
+        # Parameters read from a file are NumPy's.
+        params = jax.tree.map(jnp.asarray, params)
         low, log_span = params["ends"]
         high = low + jnp.exp(log_span)
         return schedules.interpolate(low, high, interior(params["interior"]))

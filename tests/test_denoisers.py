@@ -1,0 +1,190 @@
+"""Networks and heads of diffusions, and a run of one through the scripts."""
+
+import json
+
+import chex
+import evaluate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sample
+import train
+
+from vgm import models
+from vgm.errors import UserError
+from vgm.models import denoisers, heads, noise
+
+NETWORKS = {
+    "mlp": denoisers.MLPDenoiser(8, 2, 3, exponents=(1, 2)),
+    "vdm": denoisers.VDMUNet(4, 1, 3, exponents=(0,)),
+    "ddpm": denoisers.DDPMUNet(4, (1, 2), 1, (1,), 3),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_denoisers_are_batch_free_and_start_at_zero(key, network):
+    z = jax.random.normal(key, (3, 4, 4, 2))
+    time, context = jnp.asarray([0.0, 0.4, 1.0]), jnp.eye(3)
+    params = jax.jit(network.init, static_argnames="train")(
+        key, z, time, context, train=False
+    )
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    moved = [
+        leaf + 0.1 * jax.random.normal(k, leaf.shape)
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+
+    @jax.jit
+    def both(params):
+        def one(z, time, context):
+            return network.apply(
+                params, z[None], time[None], context[None], train=False
+            )[0]
+
+        together = network.apply(params, z, time, context, train=False)
+        return together, jax.vmap(one)(z, time, context)
+
+    chex.assert_trees_all_equal(both(params)[0], jnp.zeros((3, 4, 4, 2, 3)))
+    together, alone = both(jax.tree.unflatten(structure, moved))
+    assert together.shape == (3, 4, 4, 2, 3)
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    # Time and context matter.
+    assert not np.allclose(together[0], together[1])
+
+
+def test_features_are_the_formulas():
+    z = jnp.asarray([[0.3, -0.7]])
+    got = denoisers.fourier_features(z, (0, 6))
+    angles = np.pi * np.asarray([[0.3, -0.7]])
+    expected = np.stack(
+        [z, *(f(2.0**n * angles) for n in (0, 6) for f in (np.sin, np.cos))], -1
+    )
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+    time = denoisers.time_features(jnp.asarray([0.0, 1.0]), 6)
+    np.testing.assert_allclose(time[0], [0, 0, 0, 1, 1, 1], atol=1e-7)
+    frequencies = 1e-4 ** np.asarray([0.0, 0.5, 1.0])
+    np.testing.assert_allclose(time[1, :3], np.sin(1000.0 * frequencies), atol=1e-4)
+
+
+def test_an_image_must_have_sides_to_halve():
+    denoisers.require_halvings((8, 4, 1), 2)
+    for shape in ((8, 6, 1), (8, 8)):
+        with pytest.raises(UserError, match=r"divisible by 4, halved 2 times; got"):
+            denoisers.require_halvings(shape, 2)
+
+
+def diffusion(degree=0):
+    head = heads.head("categorical", levels=4, degree=degree)
+    return models.diffusion.Diffusion(
+        denoisers.MLPDenoiser(8, 1, head.num_outputs),
+        head,
+        heads.decoder("categorical", head, levels=4),
+        noise.schedule("linear", -4.0, 4.0),
+        event_shape=(2,),
+        num_steps=3,
+    )
+
+
+def test_a_diffusion_starts_at_the_posterior_of_each_coordinate_alone(x64, key):
+    """Before training x_hat is E[x | z_t] under the frequencies of the data."""
+    x = jax.random.randint(key, (40, 2), 0, 4)
+    model = diffusion()
+    params = model.init(key, x)
+    z, gamma = jnp.asarray([0.4, -0.9]), -0.7
+    got = model.chain(params, x[0]).predict(z, jnp.asarray(gamma))
+    values = np.linspace(-1.0, 1.0, 4)
+    counts = (np.asarray(x)[..., None] == np.arange(4)).sum(0) + 1.0
+    alpha2 = 1 / (1 + np.exp(gamma))
+    distance = np.asarray(z)[:, None] - np.sqrt(alpha2) * values
+    mass = counts * np.exp(-0.5 * distance**2 / (1 - alpha2))
+    expected = (mass * values).sum(-1) / mass.sum(-1)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_tilts_are_polynomials_in_the_level(x64):
+    tilts = jnp.asarray([[0.5, -1.0, 2.0]])
+    got = heads.head("categorical", levels=4, degree=3).expand(tilts)
+    values = np.linspace(-1.0, 1.0, 4)
+    expected = 0.5 * values - values**2 + 2.0 * values**3
+    np.testing.assert_allclose(got[0], expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: heads.head("noise", levels=0), r"head must be one of .* got 'noise'"),
+        (lambda: heads.head("categorical", levels=0), r"needs data\.observation"),
+        (
+            lambda: heads.decoder("normal", heads.head("eps", levels=4), levels=4),
+            r"decoder must be categorical or discretized_normal for levels",
+        ),
+        (lambda: noise.schedule("straight", 0.0, 1.0), r"schedule must be one of"),
+        (lambda: noise.schedule("linear", 1.0, 1.0), r"less than diffusion.gamma-max"),
+    ],
+    ids=["head", "no levels", "decoder", "schedule", "ends"],
+)
+def test_what_cannot_be_is_named(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+def test_fewer_deterministic_steps_follow_the_same_path(key):
+    """Samples by DDIM without noise: the trajectory ends in what is decoded."""
+    x = jax.random.randint(key, (10, 2), 0, 4)
+    model = diffusion(degree=2)
+    params = model.init(key, x)
+    latents, predictions = jax.jit(model.trajectory, static_argnums=2)(key, params, 5)
+    assert latents.shape == predictions.shape == (5, 3, 2)
+    draws = jax.jit(model.sample, static_argnums=2)(key, params, 5)
+    # The decoder is sharp at gamma_0: the nearest level, but for its noise.
+    levels = np.rint(1.5 * (np.asarray(latents[:, -1]) + 1.0)).clip(0, 3)
+    assert np.abs(levels - draws).max() <= 1
+
+
+QUICK = {
+    "--train.num-steps": 20,
+    "--train.eval-every": 10,
+    "--model.hidden": 8,
+    "--optimizer.warmup-steps": 0,
+    "--diffusion.num-steps": 5,
+    "--evaluation.num-importance-samples": 3,
+}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "",
+        "--diffusion.schedule monotone --objective.gradient least-variance"
+        " --model.conditional --diffusion.eta 0",
+        "--objective.name weighted --diffusion.num-times 2 --evaluation.no-evidence",
+    ],
+    ids=["bound", "least variance", "weighted"],
+)
+def test_a_diffusion_runs_through_the_scripts(tmp_path, monkeypatch, capsys, extra):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    run_dir = tmp_path / "run"
+    quick = [str(part) for pair in QUICK.items() for part in pair]
+    flags = [*quick, *extra.split(), "--run-dir", str(run_dir)]
+    assert train.main(["vdm-digits", *flags]) == 0
+    result = json.loads((run_dir / "result.json").read_text())
+    parts = ("reconstruction", "prior_matching", "denoising_matching")
+    terms = [result[f"{name}_nats"] for name in parts]
+    np.testing.assert_allclose(
+        result["elbo_nats"], terms[0] - terms[1] - terms[2], rtol=1e-5
+    )
+    assert result["num_steps"] == 5
+    assert result["model"] == "diffusion (mlp)"
+    weighted = "weighted" in extra
+    assert len(result["denoising_matching_by_step"]) == (2 if weighted else 5)
+    assert (run_dir / "steps.png").exists() == (not weighted)
+    source = "elbo" if weighted else "log_evidence"
+    assert result["bits_per_dim_of"] == source
+    bits = -result[f"{source}_nats"] / (64 * np.log(2.0))
+    np.testing.assert_allclose(result["bits_per_dim"], bits, rtol=1e-6)
+    assert sample.main([str(run_dir), "--num-samples", "4"]) == 0
+    if weighted:
+        assert evaluate.main([str(run_dir)]) == 0
+        assert "T = 5 steps" in capsys.readouterr().out
