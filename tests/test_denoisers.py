@@ -13,12 +13,12 @@ import train
 
 from vgm import models
 from vgm.errors import UserError
-from vgm.models import denoisers, heads, noise
+from vgm.models import denoisers, heads, noise, unets
 
 NETWORKS = {
     "mlp": denoisers.MLPDenoiser(8, 2, 3, exponents=(1, 2)),
-    "vdm": denoisers.VDMUNet(4, 1, 3, exponents=(0,)),
-    "ddpm": denoisers.DDPMUNet(4, (1, 2), 1, (1,), 3),
+    "vdm": unets.VDMUNet(4, 1, 3, exponents=(0,)),
+    "ddpm": unets.DDPMUNet(4, (1, 2), 1, (1,), 3),
 }
 
 

@@ -50,6 +50,8 @@ class ModelConfig:
     """Of the channels of ddpm-unet, one a resolution."""
     attention: tuple[int, ...] = (1,)
     """Resolutions of ddpm-unet with attention, by number from 0."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What a diffusion's network is computed in; parameters and bounds are float32."""
     fourier: tuple[int, ...] = ()
     """Exponents n of the features sin and cos 2^n pi z of a diffusion's network."""
     activation: Literal["relu", "tanh", "silu", "gelu"] = "relu"

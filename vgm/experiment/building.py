@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from vgm import configs, models
 from vgm.errors import UserError
 from vgm.models import GenerativeModel
@@ -71,17 +73,18 @@ def _build_diffusion(config: configs.Config, form: DataForm) -> GenerativeModel:
         "num_outputs": head.num_outputs,
         "dropout": spec.dropout,
         "exponents": spec.fourier,
+        "dtype": jnp.dtype(spec.precision),
     }
     if spec.architecture == "mlp":
         width = spec.hidden[0]
         network = models.denoisers.MLPDenoiser(width, len(spec.hidden), **shared)
     elif spec.architecture == "vdm-unet":
         models.denoisers.require_halvings(form.event_shape, 0)
-        network = models.denoisers.VDMUNet(spec.channels, spec.num_blocks, **shared)
+        network = models.unets.VDMUNet(spec.channels, spec.num_blocks, **shared)
     else:
         num_halvings = len(spec.multipliers) - 1
         models.denoisers.require_halvings(form.event_shape, num_halvings)
-        network = models.denoisers.DDPMUNet(
+        network = models.unets.DDPMUNet(
             spec.channels,
             spec.multipliers,
             spec.num_blocks,

@@ -101,7 +101,7 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
             candidate = jax.tree.map(jnp.copy, state.ema_params or state.params)
             bound = validate(candidate)
             elapsed = time.perf_counter() - start
-            row = _row(metrics, bound, stop, (stop - step) / elapsed)
+            row = _row(config, metrics, bound, stop, (stop - step) / elapsed)
             fit = Fit(
                 state,
                 _better(fit.best, candidate, bound, stop),
@@ -322,10 +322,17 @@ def _require_progress(metrics: StepMetrics, num_steps: int, step: int) -> None:
 
 
 def _row(
-    metrics: StepMetrics, bound: float | None, step: int, rate: float
+    config: configs.Config,
+    metrics: StepMetrics,
+    bound: float | None,
+    step: int,
+    rate: float,
 ) -> dict[str, Any]:
     values = jax.device_get(metrics)._asdict()
-    row: dict[str, Any] = {"step": step, "train_bound": -float(values["loss"])}
+    # A weighted error is no bound: the ELBO it comes with is.
+    is_bound = config.objective.name != "weighted"
+    train_bound = -values["loss"] if is_bound else values["elbo"]
+    row: dict[str, Any] = {"step": step, "train_bound": float(train_bound)}
     for name, value in values.items():
         row[f"train_{name}"] = float(value)
     return {**row, "validation_bound": bound, "steps_per_second": rate}

@@ -6,6 +6,7 @@ from vgm.models import heads as heads
 from vgm.models import likelihoods as likelihoods
 from vgm.models import networks as networks
 from vgm.models import noise as noise
+from vgm.models import unets as unets
 from vgm.models import vae as vae
 from vgm.models.protocol import GenerativeModel as GenerativeModel
 from vgm.models.protocol import LatentVariableModel as LatentVariableModel

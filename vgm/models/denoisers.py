@@ -5,7 +5,9 @@ Features of time and the Fourier features of z are computed in float32 whatever 
 is computed in: their frequencies are beyond what bfloat16 resolves.
 """
 
+import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +18,6 @@ from vgm.errors import UserError
 
 Times = Float[Array, " batch"]
 Vectors = Float[Array, "batch _"]
-Images = Float[Array, "batch height width _"]
 ZEROS = nn.initializers.zeros
 
 
@@ -64,17 +65,20 @@ class TimeEmbedding(nn.Module):
 
     Attributes:
         num_features: Width.
+        dtype: What it is computed in, but for its features.
     """
 
     num_features: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, time: Times, context: Vectors | None) -> Vectors:
         """One vector an example."""
-        x = nn.Dense(self.num_features)(time_features(time, self.num_features))
+        dense = functools.partial(nn.Dense, self.num_features, dtype=self.dtype)
+        x = dense()(time_features(time, self.num_features))
         if context is not None:
-            x = x + nn.Dense(self.num_features, use_bias=False)(context)
-        return jax.nn.silu(nn.Dense(self.num_features)(jax.nn.silu(x)))
+            x = x + dense(use_bias=False)(context)
+        return jax.nn.silu(dense()(jax.nn.silu(x)))
 
 
 class MLPDenoiser(nn.Module):
@@ -86,6 +90,7 @@ class MLPDenoiser(nn.Module):
         num_outputs: Outputs a coordinate.
         dropout: Probability of dropping a unit while training.
         exponents: Of the Fourier features.
+        dtype: What it is computed in; features and outputs are float32.
     """
 
     width: int
@@ -93,6 +98,7 @@ class MLPDenoiser(nn.Module):
     num_outputs: int
     dropout: float = 0.0
     exponents: tuple[int, ...] = ()
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -104,163 +110,19 @@ class MLPDenoiser(nn.Module):
         train: bool,
     ) -> Float[Array, " batch *event outputs"]:
         """Outputs, zero at the start."""
-        embedding = TimeEmbedding(self.width)(time, context)
-        h = nn.Dense(self.width)(
-            fourier_features(z, self.exponents).reshape(len(z), -1)
-        )
+        dense = functools.partial(nn.Dense, self.width, dtype=self.dtype)
+        norm = functools.partial(nn.LayerNorm, dtype=self.dtype)
+        embedding = TimeEmbedding(self.width, self.dtype)(time, context)
+        h = dense()(fourier_features(z, self.exponents).reshape(len(z), -1))
         for _ in range(self.num_blocks):
-            inner = nn.Dense(self.width)(jax.nn.silu(nn.LayerNorm()(h)))
-            inner = jax.nn.silu(nn.LayerNorm()(inner + nn.Dense(self.width)(embedding)))
+            inner = dense()(jax.nn.silu(norm()(h))) + dense()(embedding)
+            inner = jax.nn.silu(norm()(inner))
             inner = nn.Dropout(self.dropout, deterministic=not train)(inner)
-            h = h + nn.Dense(self.width, kernel_init=ZEROS)(inner)
-        outputs = nn.Dense(math.prod(z.shape[1:]) * self.num_outputs, kernel_init=ZEROS)
-        x = outputs(jax.nn.silu(nn.LayerNorm()(h)))
+            h = h + dense(kernel_init=ZEROS)(inner)
+        num_outputs = math.prod(z.shape[1:]) * self.num_outputs
+        outputs = nn.Dense(num_outputs, kernel_init=ZEROS, dtype=self.dtype)
+        x = outputs(jax.nn.silu(norm()(h))).astype(jnp.float32)
         return x.reshape(*z.shape, self.num_outputs)
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(num_groups=math.gcd(32, channels))
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions, time added between them (Ho et al. 2020, appendix B).
-
-    Attributes:
-        channels: Channels of the output.
-        dropout: Probability of dropping a unit while training.
-    """
-
-    channels: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x: Images, embedding: Vectors, *, train: bool) -> Images:
-        """Feature maps of the same size."""
-        h = jax.nn.silu(_norm(x.shape[-1])(x))
-        h = nn.Conv(self.channels, (3, 3))(h)
-        h = h + nn.Dense(self.channels)(embedding)[:, None, None, :]
-        h = jax.nn.silu(_norm(self.channels)(h))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = nn.Conv(self.channels, (3, 3), kernel_init=ZEROS)(h)
-        if x.shape[-1] != self.channels:
-            x = nn.Dense(self.channels)(x)
-        return x + h
-
-
-class Attention(nn.Module):
-    """Self-attention with one head over the pixels of a feature map."""
-
-    @nn.compact
-    def __call__(self, x: Images) -> Images:
-        """Feature maps of the same size."""
-        batch, height, width, channels = x.shape
-        h = _norm(channels)(x).reshape(batch, height * width, channels)
-        query, key, value = (nn.Dense(channels)(h) for _ in range(3))
-        attended = jax.nn.dot_product_attention(
-            query[:, :, None], key[:, :, None], value[:, :, None]
-        )[:, :, 0]
-        out = nn.Dense(channels, kernel_init=ZEROS)(attended)
-        return x + out.reshape(x.shape)
-
-
-class VDMUNet(nn.Module):
-    """The U-Net without down-sampling of Kingma et al. (2021, appendix B).
-
-    Attributes:
-        channels: Channels throughout.
-        num_blocks: Residual blocks before the middle; one more after it.
-        num_outputs: Outputs a coordinate.
-        dropout: Probability of dropping a unit while training.
-        exponents: Of the Fourier features; 6 and 7 for 256 levels.
-    """
-
-    channels: int
-    num_blocks: int
-    num_outputs: int
-    dropout: float = 0.0
-    exponents: tuple[int, ...] = ()
-
-    @nn.compact
-    def __call__(
-        self, z: Images, time: Times, context: Vectors | None, *, train: bool
-    ) -> Float[Array, "batch height width channels outputs"]:
-        """Outputs, zero at the start."""
-        embedding = TimeEmbedding(4 * self.channels)(time, context)
-
-        def block(x: Images) -> Images:
-            return ResidualBlock(self.channels, self.dropout)(x, embedding, train=train)
-
-        features = fourier_features(z, self.exponents)
-        x = nn.Conv(self.channels, (3, 3))(features.reshape(*z.shape[:3], -1))
-        skips = [x]
-        for _ in range(self.num_blocks):
-            skips.append(x := block(x))
-        x = block(Attention()(block(x)))
-        for _ in range(self.num_blocks + 1):
-            x = block(jnp.concatenate([x, skips.pop()], axis=-1))
-        return _read_out(x, z, self.num_outputs)
-
-
-class DDPMUNet(nn.Module):
-    """The U-Net of several resolutions of Ho et al. (2020, appendix B).
-
-    Attributes:
-        channels: Channels at full resolution.
-        multipliers: Of the channels at each resolution, each half of the one before.
-        num_blocks: Residual blocks a resolution on the way down; one more on the way
-            up.
-        attention: Resolutions, by number, with self-attention.
-        num_outputs: Outputs a coordinate.
-        dropout: Probability of dropping a unit while training.
-        exponents: Of the Fourier features.
-    """
-
-    channels: int
-    multipliers: tuple[int, ...]
-    num_blocks: int
-    attention: tuple[int, ...]
-    num_outputs: int
-    dropout: float = 0.0
-    exponents: tuple[int, ...] = ()
-
-    @nn.compact
-    def __call__(
-        self, z: Images, time: Times, context: Vectors | None, *, train: bool
-    ) -> Float[Array, "batch height width channels outputs"]:
-        """Outputs, zero at the start."""
-        embedding = TimeEmbedding(4 * self.channels)(time, context)
-
-        def block(x: Images, level: int) -> Images:
-            width = self.channels * self.multipliers[level]
-            x = ResidualBlock(width, self.dropout)(x, embedding, train=train)
-            return Attention()(x) if level in self.attention else x
-
-        features = fourier_features(z, self.exponents)
-        x = nn.Conv(self.channels, (3, 3))(features.reshape(*z.shape[:3], -1))
-        skips, last = [x], len(self.multipliers) - 1
-        for level in range(last + 1):
-            for _ in range(self.num_blocks):
-                skips.append(x := block(x, level))
-            if level < last:
-                x = nn.Conv(x.shape[-1], (3, 3), strides=(2, 2))(x)
-                skips.append(x)
-        width = self.channels * self.multipliers[-1]
-        x = ResidualBlock(width, self.dropout)(x, embedding, train=train)
-        x = ResidualBlock(width, self.dropout)(Attention()(x), embedding, train=train)
-        for level in range(last, -1, -1):
-            for _ in range(self.num_blocks + 1):
-                x = block(jnp.concatenate([x, skips.pop()], axis=-1), level)
-            if level:
-                batch, height, side, channels = x.shape
-                larger = (batch, 2 * height, 2 * side, channels)
-                x = nn.Conv(channels, (3, 3))(jax.image.resize(x, larger, "nearest"))
-        return _read_out(x, z, self.num_outputs)
-
-
-def _read_out(x: Images, z: Images, num_outputs: int) -> Array:
-    x = jax.nn.silu(_norm(x.shape[-1])(x))
-    x = nn.Conv(z.shape[-1] * num_outputs, (3, 3), kernel_init=ZEROS)(x)
-    return x.reshape(*z.shape, num_outputs)
 
 
 def require_halvings(event_shape: tuple[int, ...], num_halvings: int) -> None:
