@@ -16,6 +16,7 @@ from vgm.errors import UserError
 IDX_IMAGES = 0x00000803
 IDX_LABELS = 0x00000801
 AMAT_PIXELS = 784
+CIFAR_SHAPE = (3, 32, 32)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -97,6 +98,32 @@ def read_amat(path: Path) -> np.ndarray:
             f"{path} is not {AMAT_PIXELS} zeros and ones a line; fetch it again"
         )
     return digits.reshape(-1, 28, 28, 1)
+
+
+def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of CIFAR-10 in its binary version: a label and 3072 bytes an image.
+
+    Args:
+        path: File, plain or gzipped.
+
+    Returns:
+        Images [examples, 32, 32, 3] and labels.
+
+    Raises:
+        UserError: If the file is not of that form.
+    """
+    content = np.frombuffer(read_bytes(path), np.uint8)
+    record = 1 + int(np.prod(CIFAR_SHAPE))
+    if content.size == 0 or content.size % record:
+        raise UserError(
+            f"{path} holds {content.size} bytes, no multiple of {record}: no batch of "
+            "CIFAR-10's binary version; fetch it again"
+        )
+    rows = content.reshape(-1, record)
+    if rows[:, 0].max() > 9:
+        raise UserError(f"{path} has labels above 9; it is no batch of CIFAR-10")
+    images = rows[:, 1:].reshape(-1, *CIFAR_SHAPE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), rows[:, 0].astype(np.int32)
 
 
 def read_npz(path: Path, *, missing: str = "none") -> dict[str, np.ndarray]:

@@ -16,8 +16,8 @@ from vgm.errors import UserError
 DIGITS_SPLIT = (1197, 303, 297)
 FOLDER_HELP = (
     "expected IDX files (train-images-idx3-ubyte.gz, ...), "
-    "binarized_mnist_{train,valid,test}.amat.gz, chardata.mat, one .npz, or a TFDS "
-    "data directory"
+    "binarized_mnist_{train,valid,test}.amat.gz, chardata.mat, data_batch_1.bin and on "
+    "with test_batch.bin (CIFAR-10), one .npz, or a TFDS data directory"
 )
 
 
@@ -216,6 +216,15 @@ def _load_amat(folder: Path) -> Dataset:
     return Dataset(train, validation, test, levels=2)
 
 
+def _load_cifar(folder: Path) -> Dataset:
+    train = [
+        files.read_cifar(path) for path in sorted(folder.glob("data_batch_*.bin*"))
+    ]
+    test = files.read_cifar(_find(folder, "test_batch.bin"))
+    images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
+    return Dataset(Split(images, labels), None, Split(*test), levels=256)
+
+
 def _load_omniglot(path: Path) -> Dataset:
     path = path / "chardata.mat" if path.is_dir() else path
     splits = files.read_omniglot(path)
@@ -294,4 +303,5 @@ _FOLDERS: tuple[tuple[str, Callable[[Path], Dataset]], ...] = (
     ("*-images*idx3-ubyte*", _load_idx),
     ("binarized_mnist_*.amat*", _load_amat),
     ("chardata.mat", _load_omniglot),
+    ("data_batch_*.bin*", _load_cifar),
 )
