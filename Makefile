@@ -8,12 +8,17 @@ BIN := $(VENV)/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test lint types unit notebooks clean
+.PHONY: train test test-all lint types unit slow notebooks clean
 
 train: $(INSTALLED)
 	$(BIN)/python scripts/train.py $(PRESET) $(ARGS)
 
-test: lint types unit notebooks
+# Types beside the tests: they keep one core busy.
+test: lint
+	$(MAKE) --no-print-directory -j 2 types unit
+	$(MAKE) --no-print-directory notebooks
+
+test-all: test slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -23,7 +28,10 @@ types: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 -q -m slow
 
 notebooks: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -q -p no:jaxtyping -o addopts="" -o filterwarnings="" --nbmake --nbmake-timeout=120 $(NOTEBOOKS)

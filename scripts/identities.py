@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vgm import divergences
-from vgm.bounds import annealed, elbo, gradients, importance, sandwich
+from vgm.bounds import annealed, diffusion, elbo, gradients, importance, sandwich
 from vgm.densities import (
     bernoulli,
     categorical,
@@ -35,6 +35,8 @@ from vgm.oracles import (
     linear_gaussian,
     quadrature,
 )
+from vgm.processes import gaussian, schedules
+from vgm.samplers import diffusion as samplers
 
 EXACT = 1e-10
 """Greatest error of an exact identity in double precision, in nats."""
@@ -488,6 +490,118 @@ def two_levels() -> tuple[Any, Any]:
     return jnp.stack(left), jnp.stack(
         [categorical.log_prob(x, pair), categorical.entropy(pair)]
     )
+
+
+def diffusion_case() -> tuple[diffusion.Chain, jax.Array]:
+    """A chain over gamma from -13.3 to 5 with the best denoiser of N(0, 1/4 I)."""
+    schedule = schedules.linear(-13.3, 5.0)
+    x = jax.random.normal(jax.random.key(30), (4,)) / 2.0
+
+    def predict(z: Any, gamma: Any) -> Any:
+        alpha, sigma = gaussian.alpha_sigma(gamma)
+        return alpha * sigma * 0.75 * z / (0.25 * alpha**2 + sigma**2)
+
+    def decode(z_0: Any) -> Any:
+        alpha_0, _ = gaussian.alpha_sigma(jnp.asarray(-13.3))
+        return normal.log_prob(x, z_0 / alpha_0, jnp.full_like(z_0, -6.65))
+
+    kind = gaussian.PARAMETERISATIONS["v"]
+    return diffusion.Chain(schedule, predict, kind, decode), x
+
+
+DIFFUSION = "Diffusion, and I. Diffusion on normal data"
+
+
+@identity(DIFFUSION, "KL of the two posteriors = 1/2 expm1(d) ‖eps - eps_hat‖^2")
+def step_divergence() -> tuple[Any, Any]:
+    chain, x = diffusion_case()
+    eps = jax.random.normal(jax.random.key(31), x.shape)
+    gamma, increment = jnp.asarray(-1.3), jnp.asarray(0.7)
+    z = gaussian.diffuse(x, eps, gamma)
+    x_hat = chain.parameterisation.to_x(z, chain.predict(z, gamma), gamma)
+    error = diffusion.noise_error(x, eps, gamma, chain)
+    return diffusion.denoising_matching(error, increment), divergences.kl_normal(
+        *gaussian.posterior(z, x, gamma, increment),
+        *gaussian.posterior(z, x_hat, gamma, increment),
+    )
+
+
+@identity(DIFFUSION, "q(z_t given z_s) after q(z_s given x) is q(z_t given x)")
+def two_steps() -> tuple[Any, Any]:
+    _, x = diffusion_case()
+    gamma, increment = jnp.asarray(2.0), jnp.asarray(9.0)
+    mean_s, log_std_s = gaussian.marginal(x, gamma - increment)
+    mean, log_std = gaussian.transition(mean_s, gamma, increment)
+    ratio, _ = gaussian.transition(jnp.ones_like(x), gamma, increment)
+    variance = ratio**2 * jnp.exp(2.0 * log_std_s) + jnp.exp(2.0 * log_std)
+    whole = gaussian.marginal(x, gamma)
+    return jnp.stack([mean, variance]), jnp.stack([whole[0], jnp.exp(2 * whole[1])])
+
+
+@identity(DIFFUSION, "L_T = 1/2 sum expm1(d) s^2 / (s^2 + exp(gamma_t)), T = 1000")
+def discrete_bound() -> tuple[Any, Any]:
+    chain, _ = diffusion_case()
+    t, width = jnp.arange(1, 1001) / 1000.0, jnp.asarray(1e-3)
+    # x and eps at plus and minus one standard deviation: exact for squares.
+    x, eps = jnp.asarray([0.5, 0.5]), jnp.asarray([1.0, -1.0])
+
+    def step(t: Any) -> Any:
+        gamma = chain.schedule.gamma(t)
+        increment = chain.schedule.increment(t, width)
+        error = diffusion.noise_error(x, eps, gamma, chain)
+        mean = 0.5 * diffusion.denoising_matching(error, increment)
+        return mean, 0.5 * jnp.expm1(increment) * 0.25 / (0.25 + jnp.exp(gamma))
+
+    left, right = jax.vmap(step)(t)
+    return jnp.sum(left), jnp.sum(right)
+
+
+@identity(DIFFUSION, "increments of every schedule sum to gamma(1) - gamma(0), T = 500")
+def spans() -> tuple[Any, Any]:
+    ends = (-13.3, 5.0)
+    coefficients = jnp.asarray([0.5, -0.4, 1.0])
+    monotone = schedules.monotone(schedules.monotone_init(16))
+    every = [
+        schedules.linear(*ends),
+        schedules.cosine(*ends),
+        schedules.ddpm_linear(),
+        schedules.interpolate(*ends, schedules.polynomial(coefficients)),
+        schedules.interpolate(*ends, monotone),
+    ]
+    t, width, one = jnp.arange(1, 501) / 500.0, jnp.asarray(1 / 500.0), jnp.ones(())
+    left = [jnp.sum(jax.vmap(s.increment, (0, None))(t, width)) for s in every]
+    right = [s.gamma(one) - s.gamma(0.0 * one) for s in every]
+    return jnp.stack(left), jnp.stack(right)
+
+
+@identity(DIFFUSION, "log weight of a trajectory = its densities written out")
+def trajectory() -> tuple[Any, Any]:
+    chain, x = diffusion_case()
+    key, num_steps = jax.random.key(32), 8
+    left = diffusion.log_weight(key, x, chain, num_steps=num_steps)
+    key_top, key_steps = jax.random.split(key)
+    q = gaussian.marginal(x, jnp.asarray(5.0))
+    z = q[0] + jnp.exp(q[1]) * jax.random.normal(key_top, x.shape)
+    origin = jnp.zeros_like(x)
+    right = normal.log_prob(z, origin, origin) - normal.log_prob(z, *q)
+    keys = jax.random.split(key_steps, num_steps)
+    for index, key_step in zip(range(num_steps, 0, -1), keys, strict=True):
+        gamma = chain.schedule.gamma(jnp.asarray(index / num_steps))
+        increment = jnp.asarray(18.3 / num_steps)
+        q = gaussian.posterior(z, x, gamma, increment)
+        x_hat = chain.parameterisation.to_x(z, chain.predict(z, gamma), gamma)
+        p = gaussian.posterior(z, x_hat, gamma, increment)
+        z = q[0] + jnp.exp(q[1]) * jax.random.normal(key_step, x.shape)
+        right += normal.log_prob(z, *p) - normal.log_prob(z, *q)
+    return left, right + chain.log_likelihood(z)
+
+
+@identity(DIFFUSION, "DDIM with all of its noise is ancestral sampling")
+def ddim() -> tuple[Any, Any]:
+    _, x = diffusion_case()
+    z = jax.random.normal(jax.random.key(33), x.shape)
+    arguments = jax.random.key(34), z, x, jnp.asarray(1.0), jnp.asarray(3.0)
+    return samplers.ddim_step(1.0)(*arguments), samplers.ancestral_step(*arguments)
 
 
 def error(entry: Identity, *, x64: bool) -> float:

@@ -205,7 +205,14 @@ def test_a_conditional_run_on_files(tmp_path):
         assert sample.main([str(tmp_path / "run"), *extra, *output]) == status
 
 
-@pytest.mark.parametrize("preset", ["iwae-mnist", "vae-conv-mnist", "vae-mnist"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "vae-mnist",
+        pytest.param("iwae-mnist", marks=pytest.mark.slow),
+        pytest.param("vae-conv-mnist", marks=pytest.mark.slow),
+    ],
+)
 def test_presets_train_on_files(tmp_path, preset):
     make_idx_folder(tmp_path)
     arguments = [
@@ -243,13 +250,15 @@ def command(run_dir, *extra):
         str(ROOT / "scripts" / "train.py"),
         "vae-digits",
         "--train.num-steps",
-        "200",
+        "100",
         "--train.eval-every",
         "5",
         "--model.hidden",
         "16",
         "--evaluation.num-importance-samples",
         "2",
+        "--evaluation.num-elbo-samples",
+        "1",
         "--run-dir",
         str(run_dir),
         *extra,
@@ -264,7 +273,7 @@ def test_a_killed_run_resumes_to_the_same_parameters(tmp_path):
     generator, extra, kills = random.Random(0), (), 0
     for _ in range(2):
         process = subprocess.Popen(command(killed, *extra), env=environment, **quiet)
-        newest, goal = killed / "checkpoints", generator.randint(10, 60)
+        newest, goal = killed / "checkpoints", generator.randint(5, 30)
         deadline = time.monotonic() + 120
         before = last_step(newest)
         while process.poll() is None and time.monotonic() < deadline:

@@ -160,6 +160,7 @@ def test_weights_enter_the_loss_and_nothing_else(key):
         objective.negative_elbo(model),
         objective.negative_bound(model, num_samples=3),
     ):
+        value_and_grad = jax.jit(value_and_grad)
         (loss, terms), _ = value_and_grad(key, params, Batch(x, None, weight))
         (even, same), _ = value_and_grad(key, params, Batch(x, None, jnp.ones(4)))
         chex.assert_trees_all_equal(terms, same)
@@ -190,14 +191,11 @@ def test_iwae_gradient_weights_samples_by_their_importance(x64, key):
         event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
     )
     params = model.init(key, x)
-    _, grads = objective.negative_bound(model, num_samples=5)(
-        key, params, Batch(x, None, jnp.ones(1))
-    )
+    bound = jax.jit(objective.negative_bound(model, num_samples=5))
+    _, grads = bound(key, params, Batch(x, None, jnp.ones(1)))
     keys = jax.random.split(jax.random.split(key)[1], 5)
-    draws = [
-        jax.value_and_grad(lambda p, k=k: model.log_weight(k, p, x)[0])(params)
-        for k in keys
-    ]
+    slope = jax.jit(jax.value_and_grad(lambda p, k: model.log_weight(k, p, x)[0]))
+    draws = [slope(params, k) for k in keys]
     log_w = jnp.stack([value for value, _ in draws])
     normalized = jnp.exp(log_w - jax.nn.logsumexp(log_w))
     expected = jax.tree.map(

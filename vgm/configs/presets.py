@@ -154,12 +154,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "ddpm-digits": (
-        "DDPM of the embedded digits: its betas, noise predicted, the simple loss.",
+        "DDPM's betas, steps and simple loss on the digits, with a categorical head.",
         Config(
             preset="ddpm-digits",
             data=DataConfig(name="digits", observation="levels"),
-            model=ModelConfig(family="diffusion", hidden=(256, 256), dropout=0.1),
-            diffusion=_DDPM,
+            model=ModelConfig(family="diffusion", hidden=(256, 256), dropout=0.3),
+            diffusion=dataclasses.replace(
+                _DDPM, head="categorical", degree=3, decoder="categorical"
+            ),
             objective=ObjectiveConfig(name="weighted", weighting="simple"),
             optimizer=OptimizerConfig(
                 learning_rate=1e-3,
@@ -168,7 +170,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 ema_decay=0.995,
             ),
             train=TrainConfig(
-                num_steps=5000, batch_size=128, eval_every=500, patience=4
+                num_steps=3000, batch_size=128, eval_every=500, patience=4
             ),
             evaluation=EvaluationConfig(
                 num_importance_samples=4, num_elbo_samples=4, chunk_size=4
