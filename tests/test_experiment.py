@@ -148,6 +148,36 @@ def test_evaluate_gives_the_numbers_of_the_run(finished_run, tmp_path):
     assert evaluate.main([str(finished_run), "--split", "validation"]) == 0
 
 
+def test_surgery_splits_the_divergence(finished_run, tmp_path, capsys):
+    output = tmp_path / "numbers.json"
+    arguments = ["--surgery", "--num-importance-samples", "2", "--output", str(output)]
+    assert evaluate.main([str(finished_run), *arguments]) == 0
+    assert "mutual information" in capsys.readouterr().out
+    numbers = json.loads(output.read_text())
+    parts = numbers["mutual_information_nats"] + numbers["marginal_kl_nats"]
+    np.testing.assert_allclose(parts, numbers["average_kl_nats"], rtol=1e-4)
+    np.testing.assert_allclose(
+        numbers["average_kl_nats"], numbers["prior_matching_nats"], rtol=1e-4
+    )
+
+
+def test_compare_pairs_the_examples_of_two_runs(finished_run, tmp_path, capsys):
+    """The difference example by example, and only where both are of the same ones."""
+    other = tmp_path / "other"
+    shutil.copytree(finished_run, other)
+    with np.load(finished_run / "likelihoods.npz") as archive:
+        values = dict(archive)
+    values["log_evidence"] = values["log_evidence"] + 1.5
+    np.savez(other / "likelihoods.npz", **values)
+    assert compare.main([str(finished_run), str(other)]) == 0
+    assert "+1.50 ± 0.00" in capsys.readouterr().out
+    np.savez(
+        other / "likelihoods.npz", **{**values, "example": values["example"][::-1]}
+    )
+    assert compare.main([str(finished_run), str(other)]) == 0
+    assert "+1.50" not in capsys.readouterr().out
+
+
 def test_sample_writes_an_array_and_a_picture(finished_run, tmp_path, capsys):
     base = str(tmp_path / "drawn")
     arguments = [str(finished_run), "--num-samples", "7", "--output", base]

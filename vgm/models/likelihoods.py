@@ -5,6 +5,7 @@ here takes one example, except ``initial_bias``, which takes a batch of data.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -160,13 +161,13 @@ def _categorical(levels: int) -> Likelihood:
     def initial_bias(
         x: Int[Array, " batch *event"], observed: Observed = None
     ) -> Outputs:
-        known = jnp.ones(x.shape, bool) if observed is None else observed
-        # The histogram with one count added to every level; one level at a time keeps
-        # memory at the size of the data.
-        counts = jnp.stack(
-            [jnp.sum((x == level) & known, axis=0) for level in range(levels)],
-            axis=-1,
-        )
+        # The histogram with one count added to every level. By scattered additions: a
+        # comparison with every level at once takes memory for every level.
+        event = x.shape[1:]
+        offsets = levels * jnp.arange(math.prod(event)).reshape((1, *event))
+        known = 1.0 if observed is None else observed.astype(jnp.float32)
+        counts = jnp.zeros(math.prod(event) * levels).at[offsets + x].add(known)
+        counts = counts.reshape(*event, levels)
         total = jnp.sum(counts, axis=-1, keepdims=True) + levels
         return jnp.log((counts + 1.0) / total)
 
