@@ -2,10 +2,10 @@
 
     python scripts/mutate.py [--modules PART ...] [--minutes 30] [--output FILE]
 
-Every arithmetic operator, comparison, number and a few calls of densities, divergences,
-bounds and what lies under them are changed, one at a time, in a copy of the package;
-the tests named in ``SUITES`` run against the copy until one fails. A mutant that no
-test notices survives. Needs a system that can fork.
+Every arithmetic operator, comparison, number and a few calls of floors 0 to 4 are
+changed, one at a time, in a copy of the package; the tests named in ``SUITES`` run
+against the copy until one fails. A mutant that no test notices survives. Needs a system
+that can fork.
 """
 
 import argparse
@@ -25,18 +25,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT = 150
+TIMEOUT = 300
 
 SUITES = {
     "densities": "tests/test_densities.py",
     "numerics": "tests/test_divergences.py tests/test_densities.py",
     "divergences": "tests/test_divergences.py",
+    "processes": "tests/test_processes.py",
+    "bounds/diffusion": "tests/test_diffusion.py",
     "bounds/elbo": "tests/test_bounds.py",
     "bounds/importance": "tests/test_bounds.py tests/test_importance.py",
     "bounds/pareto": "tests/test_importance.py",
     "bounds/annealed": "tests/test_importance.py",
     "bounds/sandwich": "tests/test_importance.py",
     "bounds/gradients": "tests/test_gradients.py",
+    "samplers": "tests/test_diffusion.py",
+    "inference": "tests/test_inference.py",
+    "oracles": "tests/test_oracles.py",
 }
 """Tests for the modules whose path begins so; the longest match counts."""
 
@@ -53,6 +58,7 @@ SELECT = {
     "bounds/pareto": "pareto or constant_weights or tail or ties or quartile or index",
     "bounds/annealed": "anneal or hmc or temperature or tuned or intervals_hold",
     "bounds/sandwich": "interval or naive",
+    "samplers/diffusion": "ddim or ancestral or samples or trajectory",
 }
 """Which of those tests, where few of a file concern the module."""
 
