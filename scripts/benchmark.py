@@ -17,7 +17,7 @@ from vgm import cli, configs, data, divergences
 from vgm.densities import bernoulli, categorical, normal
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
-from vgm.experiment import building, directory, fitting, setup
+from vgm.experiment import building, directory, setup
 from vgm.training import loop, sharding
 from vgm.training.step import init_state
 from vgm.types import Batch
@@ -256,8 +256,8 @@ def loop_sides(path: Path | None) -> dict[str, Callable[[], None]]:
     stored = sharding.replicate(
         Batch(images, None, np.ones(len(images), np.float32)), mesh
     )
-    optimizer = fitting.make_optimizer(config)
-    step = fitting.make_step(config, model, optimizer)
+    optimizer = building.make_optimizer(config)
+    step = building.make_step(config, model, optimizer)
     batch_size = config.train.batch_size
     per_epoch = len(images) // batch_size
 

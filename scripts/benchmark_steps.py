@@ -19,7 +19,7 @@ import numpy as np
 
 from vgm import cli, configs, experiment
 from vgm.errors import UserError
-from vgm.experiment import directory, fitting, setup
+from vgm.experiment import building, directory, setup
 from vgm.training import loop, sharding
 from vgm.training.step import init_state
 
@@ -88,7 +88,7 @@ def measure(args: Arguments, config: configs.Config) -> dict[str, Any]:
         prepared.dataset.train, conditional=config.model.conditional
     )
     data = sharding.replicate(stored, mesh)
-    optimizer = fitting.make_optimizer(config)
+    optimizer = building.make_optimizer(config)
 
     @jax.jit
     def initial(key: Any, data: Any) -> Any:
@@ -97,7 +97,7 @@ def measure(args: Arguments, config: configs.Config) -> dict[str, Any]:
 
     state = sharding.replicate(initial(key, data), mesh)
     run_steps: Any = loop.compile_steps(
-        step=fitting.make_step(config, prepared.model, optimizer),
+        step=building.make_step(config, prepared.model, optimizer),
         observe=prepared.observe,
         batch_size=config.train.batch_size,
         mesh=mesh,

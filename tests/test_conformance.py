@@ -73,13 +73,20 @@ def vae_case(key, likelihood, *, conditional=False, architecture="mlp"):
 
 
 @pytest.mark.parametrize(
-    "likelihood", ["bernoulli", "categorical", "discretized_logistic", "normal"]
+    "likelihood",
+    [
+        "bernoulli",
+        pytest.param("categorical", marks=pytest.mark.slow),
+        pytest.param("discretized_logistic", marks=pytest.mark.slow),
+        pytest.param("normal", marks=pytest.mark.slow),
+    ],
 )
 def test_vae(key, likelihood):
     ran = conformance.check(vae_case(key, likelihood), key)
     assert ran == conformance.LATENT_VARIABLE_MODEL
 
 
+@pytest.mark.slow
 def test_conditional_vae(key):
     ran = conformance.check(vae_case(key, "bernoulli", conditional=True), key)
     assert ran == conformance.LATENT_VARIABLE_MODEL
@@ -154,6 +161,7 @@ def test_miniature_flow(key):
     )
 
 
+@pytest.mark.slow
 def test_miniature_diffusion(key):
     model = GaussianDiffusion(dim=2, num_steps=5)
     x = 0.7 * jax.random.normal(key, (6, 2))

@@ -1,5 +1,6 @@
 """Networks and heads of diffusions, and a run of one through the scripts."""
 
+import dataclasses
 import json
 
 import chex
@@ -130,22 +131,47 @@ def test_what_cannot_be_is_named(build, message):
         build()
 
 
-def test_fewer_deterministic_steps_follow_the_same_path(key):
-    """Samples by DDIM without noise: the trajectory ends in what is decoded."""
+def test_deterministic_paths_agree_whatever_their_steps(key):
+    """Without noise z_0 depends on z_1 alone, and on the number of steps but little."""
     x = jax.random.randint(key, (10, 2), 0, 4)
-    model = diffusion(degree=2)
+    params = diffusion(degree=2).init(key, x)
+
+    def ends(eta, num_steps):
+        model = dataclasses.replace(diffusion(2), eta=eta, num_steps=num_steps)
+        draw = jax.jit(model.trajectory, static_argnums=2)
+        latents, predictions = draw(key, params, 5)
+        assert latents.shape == predictions.shape == (5, num_steps, 2)
+        return latents[:, -1]
+
+    assert np.abs(ends(0.0, 200) - ends(0.0, 400)).max() < 0.05
+    assert np.abs(ends(1.0, 200) - ends(1.0, 400)).max() > 0.3
+
+
+def test_a_diffusion_of_levels_in_double_precision(x64, key):
+    x = jax.random.randint(key, (3, 2), 0, 4)
+    model = dataclasses.replace(
+        diffusion(), schedule=noise.schedule("learned-linear", -4.0, 4.0)
+    )
     params = model.init(key, x)
-    latents, predictions = jax.jit(model.trajectory, static_argnums=2)(key, params, 5)
-    assert latents.shape == predictions.shape == (5, 3, 2)
-    draws = jax.jit(model.sample, static_argnums=2)(key, params, 5)
-    # The decoder is sharp at gamma_0: the nearest level, but for its noise.
-    levels = np.rint(1.5 * (np.asarray(latents[:, -1]) + 1.0)).clip(0, 3)
-    assert np.abs(levels - draws).max() <= 1
+    assert jax.jit(model.log_weight)(key, params, x).dtype == jnp.float64
+    assert jax.jit(model.elbo_terms)(key, params, x).elbo.dtype == jnp.float64
+
+
+def test_one_pixel_is_not_normalised_away(key):
+    """Groups of one channel each would leave nothing of a feature map of one pixel."""
+    block = unets.ResidualBlock(32, 0.0, jnp.float32)
+    x, y = jax.random.normal(key, (2, 1, 1, 1, 32))
+    embedding = jnp.zeros((1, 8))
+    params = block.init(key, x, embedding, train=False)
+    kernel = params["params"]["Conv_1"]["kernel"]
+    params["params"]["Conv_1"]["kernel"] = jax.random.normal(key, kernel.shape)
+    branches = [block.apply(params, v, embedding, train=False) - v for v in (x, y)]
+    assert np.abs(branches[0] - branches[1]).max() > 0.1
 
 
 QUICK = {
-    "--train.num-steps": 20,
-    "--train.eval-every": 10,
+    "--train.num-steps": 4,
+    "--train.eval-every": 2,
     "--model.hidden": 8,
     "--optimizer.warmup-steps": 0,
     "--diffusion.num-steps": 5,
@@ -157,8 +183,11 @@ QUICK = {
     "extra",
     [
         "",
-        "--diffusion.schedule monotone --objective.gradient least-variance"
-        " --model.conditional --diffusion.eta 0",
+        pytest.param(
+            "--diffusion.schedule monotone --objective.gradient least-variance"
+            " --model.conditional --diffusion.eta 0",
+            marks=pytest.mark.slow,
+        ),
         "--objective.name weighted --diffusion.num-times 2 --evaluation.no-evidence",
     ],
     ids=["bound", "least variance", "weighted"],

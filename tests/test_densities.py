@@ -109,8 +109,8 @@ def test_discretized_normal_equals_a_difference_of_scipy_cdfs(shape, levels, dat
     np.testing.assert_allclose(single, expected, rtol=4e-6, atol=1e-4)
 
 
-@pytest.mark.parametrize("log_std", [-30.0, -5.0, -1.0, 2.0, 30.0])
-@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("log_std", [-30.0, -1.0, 2.0, 30.0])
+@pytest.mark.parametrize("levels", [2, 256])
 def test_discretized_normal_sums_to_one(x64, levels, log_std):
     log_mass = jax.vmap(
         lambda x: discretized_normal.log_prob(

@@ -10,7 +10,7 @@ import pytest
 from vgm.bounds import diffusion
 from vgm.densities import normal
 from vgm.divergences import kl_normal
-from vgm.processes import gaussian, schedules
+from vgm.processes import gaussian, schedules, times
 from vgm.samplers import diffusion as samplers
 
 MIN, MAX, VARIANCE = -13.3, 5.0, 0.25
@@ -174,7 +174,7 @@ def test_a_term_is_the_divergence_of_the_two_posteriors(
 
 @pytest.mark.parametrize("num_times", [1, 2, 48, 49, 98, 103, 107])
 def test_low_discrepancy_times_are_even(key, num_times):
-    t = np.sort(diffusion.low_discrepancy_times(key, num_times))
+    t = np.sort(times.low_discrepancy_times(key, num_times))
     assert t.shape == (num_times,)
     assert (t >= 0).all()
     assert (t < 1).all()
@@ -186,13 +186,13 @@ def test_exactly_n_low_discrepancy_times():
     traps = [n for n in range(1, 2049) if len(np.arange(0, 1, 1 / n)) != n]
     assert len(traps) == 154
     for n in (*traps, 2048):
-        times = functools.partial(diffusion.low_discrepancy_times, num_times=n)
-        assert jax.eval_shape(times, jax.random.key(0)).shape == (n,)
+        draw = functools.partial(times.low_discrepancy_times, num_times=n)
+        assert jax.eval_shape(draw, jax.random.key(0)).shape == (n,)
 
 
 def test_each_low_discrepancy_time_is_uniform():
     keys = jax.random.split(jax.random.key(3), 4000)
-    t = jax.jit(jax.vmap(lambda k: diffusion.low_discrepancy_times(k, 5)))(keys)
+    t = jax.jit(jax.vmap(lambda k: times.low_discrepancy_times(k, 5)))(keys)
     # Kolmogorov's distance, each time alone: 1.95 / sqrt(n) at one in a thousand.
     ranks = (np.arange(4000) + 0.5) / 4000
     for i in range(5):
@@ -484,7 +484,7 @@ def test_level_evidence_is_the_posterior_under_equal_levels(x64):
     gamma, z = -1.7, np.asarray([[0.3, -0.9]])
     alpha, sigma = np.sqrt(1 / (1 + np.exp(gamma))), np.sqrt(1 / (1 + np.exp(-gamma)))
     log_mass = stats.norm.logpdf(z[..., None], alpha * values, sigma)
-    logits = diffusion.level_evidence(
+    logits = gaussian.level_evidence(
         jnp.asarray(z), jnp.asarray(gamma), jnp.asarray(values)
     )
     np.testing.assert_allclose(

@@ -204,6 +204,7 @@ def test_compare_prints_a_table_and_refuses_to_mix(finished_run, tmp_path, capsy
         assert name in line
 
 
+@pytest.mark.slow
 def test_a_conditional_run_on_files(tmp_path):
     folder = tmp_path / "mnist"
     folder.mkdir()
@@ -498,7 +499,15 @@ BAD_INPUT = {
         r"diffusion\.num-steps must be at least 1; got 0",
     ),
     "noise from noise": (
-        ["vdm-digits", "--diffusion.head", "eps", "--diffusion.gamma-max", "25"],
+        [
+            "vdm-digits",
+            "--diffusion.head",
+            "eps",
+            "--diffusion.degree",
+            "0",
+            "--diffusion.gamma-max",
+            "25",
+        ],
         r"diffusion\.gamma-max must be less than 20 with diffusion\.head 'eps'",
     ),
     "an image that cannot be halved so often": (
@@ -548,6 +557,18 @@ BAD_INPUT = {
     "a decoder of reals": (
         ["vdm-digits", "--diffusion.decoder", "normal"],
         r"diffusion\.decoder must be categorical or discretized_normal for levels",
+    ),
+    "attention nowhere": (
+        ["vdm-digits", "--model.attention", "9"],
+        r"model\.attention must name resolutions",
+    ),
+    "draws that are not drawn": (
+        ["ddpm-digits", "--objective.num-samples", "4"],
+        r"objective\.num-samples must be 1 for objective\.name 'weighted'",
+    ),
+    "tilts of nothing": (
+        ["vdm-digits", "--diffusion.head", "v"],
+        r"diffusion\.degree must be 0 without diffusion\.head 'categorical'",
     ),
     "weights without a diffusion": (
         ["vae-digits", "--objective.name", "weighted"],
@@ -617,6 +638,7 @@ def test_other_data_than_the_runs_are_refused(tmp_path, capsys):
         assert "made with other data (test_digest" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_iwae_is_chosen_by_its_own_bound(tmp_path):
     make_idx_folder(tmp_path)
     arguments = [

@@ -224,6 +224,7 @@ def signal_to_noise_slope(key, estimator, sizes=(1, 4, 16, 64), num_draws=4000):
     return np.polyfit(np.log(sizes), np.log(ratios), 1)[0]
 
 
+@pytest.mark.slow
 def test_more_samples_drown_the_pathwise_gradient_and_help_the_doubly_reparameterised(
     key,
 ):

@@ -200,6 +200,7 @@ FLAGS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_on_data_with_holes_learns_their_joint(holes, tmp_path, capsys):
     path, x = holes
     run = tmp_path / "run"

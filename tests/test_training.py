@@ -14,8 +14,9 @@ import numpy as np
 import optax
 import pytest
 
-from vgm import bounds, models
+from vgm import models
 from vgm.errors import UserError
+from vgm.processes import times
 from vgm.training import loop, objective, optimizers, sharding, step
 from vgm.types import Batch
 
@@ -231,7 +232,7 @@ def test_the_cosine_schedule_warms_up_and_ends_at_zero():
 
 DEVICES = textwrap.dedent("""
     import functools, json, jax, jax.numpy as jnp, numpy as np, optax
-    from vgm import bounds, models
+    from vgm import models
     from vgm.training import loop, objective, sharding, step
     from vgm.types import Batch
     key = jax.random.key(0)
@@ -324,7 +325,7 @@ def test_weighted_errors_are_what_they_say(key, num_steps, weighting):
         objective.weighted_error(model, weighting=weighting)
     )(key, params, batch)
     key_t, _, _ = jax.random.split(key, 3)
-    t = bounds.diffusion.low_discrepancy_times(key_t, 6)
+    t = times.low_discrepancy_times(key_t, 6)
     if num_steps:
         t = (jnp.floor(t * num_steps) + 1) / num_steps
         rate = num_steps * jnp.expm1(6.0 / num_steps)
@@ -343,7 +344,9 @@ def test_weighted_errors_are_what_they_say(key, num_steps, weighting):
     assert any(float(jnp.abs(leaf).max()) > 0 for leaf in moved)
 
 
-@pytest.mark.parametrize("schedule", ["polynomial", "monotone"])
+@pytest.mark.parametrize(
+    "schedule", [pytest.param("polynomial", marks=pytest.mark.slow), "monotone"]
+)
 def test_least_variance_gradients(key, schedule):
     """Of the interior: the gradient of the mean square; of all else: the bound's."""
     model = diffusion(schedule)
@@ -377,6 +380,7 @@ def test_least_variance_gradients(key, schedule):
     )
 
 
+@pytest.mark.slow
 def test_the_interior_leaves_the_bound_and_lowers_its_variance(key):
     """Steps against the variance alone: the bound stays, its spread falls."""
     model = diffusion("monotone")

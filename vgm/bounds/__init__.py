@@ -7,4 +7,5 @@ from vgm.bounds import gradients as gradients
 from vgm.bounds import importance as importance
 from vgm.bounds import pareto as pareto
 from vgm.bounds import sandwich as sandwich
+from vgm.bounds import weightings as weightings
 from vgm.bounds.elbo import ElboTerms as ElboTerms

@@ -34,6 +34,7 @@ from vgm.divergences import kl_standard_normal
 from vgm.processes import gaussian
 from vgm.processes.gaussian import Parameterisation
 from vgm.processes.schedules import Schedule
+from vgm.processes.times import grid_time, step_of
 from vgm.types import PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
@@ -53,26 +54,6 @@ class Chain(NamedTuple):
     predict: Callable[[Event, Scalar], Event]
     parameterisation: Parameterisation
     log_likelihood: Callable[[Event], Scalar]
-
-
-def low_discrepancy_times(key: PRNGKey, num_times: int) -> Float[Array, " times"]:
-    """Times spread evenly, each by itself uniform on [0, 1].
-
-    t_i = (u + i / n) mod 1 with one u for all (Kingma et al. 2021, appendix I.1).
-
-    >>> import jax
-    >>> low_discrepancy_times(jax.random.key(0), 49).shape
-    (49,)
-
-    Args:
-        key: Random key, used once.
-        num_times: n.
-
-    Returns:
-        The times.
-    """
-    shift = jax.random.uniform(key)
-    return jnp.mod(shift + jnp.arange(num_times) / num_times, 1.0)
 
 
 def noise_error(x: Event, eps: Event, gamma: Scalar, chain: Chain) -> Event:
@@ -190,7 +171,7 @@ def sampled_terms(
         time, T / (number of times) times that of the step.
     """
     key_outer, key_steps = jax.random.split(key)
-    index = _step_of(t, num_steps)
+    index = step_of(t, num_steps)
     matching = jax.vmap(lambda k, i: _step_term(k, x, chain, i, num_steps))(
         jax.random.split(key_steps, t.size), index
     )
@@ -223,37 +204,6 @@ def continuous_terms(
     return _with_outer_terms(key_outer, x, chain, rates / t.size)
 
 
-WEIGHTINGS: dict[str, Callable[[Scalar], Scalar]] = {
-    "simple": jnp.ones_like,
-    "x": jnp.exp,
-    "min-snr": lambda gamma: jnp.minimum(1.0, 5.0 * jnp.exp(gamma)),
-}
-"""Weights of |eps - eps_hat|^2 by gamma, for training: "simple" (Ho et al. 2020, eq.
-14), "x" for |x - x_hat|^2, "min-snr" (Hang et al. 2023). None makes a bound."""
-
-
-def relative_weight(
-    t: Scalar, schedule: Schedule, *, num_steps: int, weighting: str
-) -> Scalar:
-    """What turns a bound's term at one time into a weighted squared error.
-
-    Args:
-        t: Time of the term.
-        schedule: Schedule.
-        num_steps: T; 0 for a term of ``continuous_terms``.
-        weighting: A name of ``WEIGHTINGS``.
-
-    Returns:
-        w(gamma) |eps - eps_hat|^2 over the term.
-    """
-    if num_steps == 0:
-        rate = schedule.derivative(t)
-        return 2.0 * WEIGHTINGS[weighting](schedule.gamma(t)) / rate
-    t, width = _grid(_step_of(t, num_steps), num_steps, t.dtype)
-    rate = num_steps * jnp.expm1(schedule.increment(t, width))
-    return 2.0 * WEIGHTINGS[weighting](schedule.gamma(t)) / rate
-
-
 def consistency_terms(
     key: PRNGKey, x: Event, chain: Chain, *, num_steps: int
 ) -> ElboTerms:
@@ -278,7 +228,7 @@ def consistency_terms(
     ) -> tuple[tuple[Event, Scalar], tuple[Scalar, Scalar]]:
         z_s, log_q = carry
         key, index = inputs
-        t, width = _grid(index, num_steps, x.dtype)
+        t, width = grid_time(index, num_steps, x.dtype)
         gamma_t = chain.schedule.gamma(t)
         increment = chain.schedule.increment(t, width)
         forward = gaussian.transition(z_s, gamma_t, increment)
@@ -324,7 +274,7 @@ def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scala
     ) -> tuple[tuple[Event, Scalar], None]:
         eps, log_w = carry
         key, index = inputs
-        t, width = _grid(index, num_steps, x.dtype)
+        t, width = grid_time(index, num_steps, x.dtype)
         increment = chain.schedule.increment(t, width)
         error = noise_error(x, eps, chain.schedule.gamma(t), chain)
         xi = jax.random.normal(key, x.shape, x.dtype)
@@ -340,46 +290,10 @@ def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scala
     return log_w + chain.log_likelihood(gaussian.diffuse(x, eps_0, gamma_0))
 
 
-def level_evidence(
-    z_0: Event, gamma_0: Scalar, values: Float[Array, " levels"]
-) -> Float[Array, "*event levels"]:
-    """What z_0 says of each level: log q(z_0 | value) up to a constant.
-
-    As logits they are the decoder of Kingma et al. (2021, eq. 13): the posterior of a
-    coordinate alone, all levels equally likely before.
-
-    >>> import jax.numpy as jnp
-    >>> values = jnp.asarray([-1.0, 1.0])
-    >>> level_evidence(jnp.zeros(1), jnp.asarray(0.0), values).shape
-    (1, 2)
-
-    Args:
-        z_0: Latents; at any time, with its gamma.
-        gamma_0: gamma at that time.
-        values: Scaled value of each level.
-
-    Returns:
-        -1/2 exp(-gamma) (z / alpha - value)^2.
-    """
-    alpha, _ = gaussian.alpha_sigma(gamma_0)
-    distance = (z_0 / alpha)[..., None] - values.reshape((1,) * z_0.ndim + (-1,))
-    return -0.5 * jnp.exp(-gamma_0) * distance**2
-
-
-def _grid(index: Array, num_steps: int, dtype: jnp.dtype) -> tuple[Scalar, Scalar]:
-    """Time and width of a step; the width is exact where a difference is not."""
-    return index.astype(dtype) / num_steps, jnp.asarray(1.0 / num_steps, dtype)
-
-
-def _step_of(t: Array, num_steps: int) -> Array:
-    """The step, 1 .. T, whose interval holds a time; a time may round to 1."""
-    return jnp.minimum(jnp.floor(t * num_steps).astype(jnp.int32), num_steps - 1) + 1
-
-
 def _step_term(
     key: PRNGKey, x: Event, chain: Chain, index: Array, num_steps: int
 ) -> Scalar:
-    t, width = _grid(index, num_steps, x.dtype)
+    t, width = grid_time(index, num_steps, x.dtype)
     eps = jax.random.normal(key, x.shape, x.dtype)
     error = noise_error(x, eps, chain.schedule.gamma(t), chain)
     return denoising_matching(error, chain.schedule.increment(t, width))

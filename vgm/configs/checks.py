@@ -163,14 +163,38 @@ _DIFFUSION: tuple[tuple[Callable[[Config], bool], str], ...] = (
         "diffusion.gamma-min must be less than diffusion.gamma-max; swap them",
     ),
     (
-        lambda c: c.diffusion.head != "eps" or c.diffusion.gamma_max < 20,
+        lambda c: (
+            c.diffusion.head != "eps"
+            or c.diffusion.schedule == "ddpm"
+            or c.diffusion.gamma_max < 20
+        ),
         "diffusion.gamma-max must be less than 20 with diffusion.head 'eps': noise "
         "says nothing of x where no signal is left; use head v, x or categorical",
     ),
     (
-        lambda c: c.model.architecture != "mlp" or len(set(c.model.hidden)) == 1,
-        "model.hidden must be one width, once for each residual block, for "
+        lambda c: (
+            c.model.architecture != "mlp"
+            or (len(set(c.model.hidden)) == 1 and min(c.model.hidden) > 1)
+        ),
+        "model.hidden must be one width above 1, once for each residual block, for "
         "model.family 'diffusion'; give 256 256, say",
+    ),
+    (
+        lambda c: all(0 <= n < len(c.model.multipliers) for n in c.model.attention),
+        "model.attention must name resolutions, from 0 to one less than there are "
+        "model.multipliers",
+    ),
+    (
+        lambda c: c.diffusion.degree == 0 or c.diffusion.head == "categorical",
+        "diffusion.degree must be 0 without diffusion.head 'categorical'",
+    ),
+    (
+        lambda c: (
+            c.objective.num_samples == 1
+            or (c.objective.name == "elbo" and c.objective.gradient == "pathwise")
+        ),
+        "objective.num-samples must be 1 for objective.name 'weighted' and for "
+        "objective.gradient 'least-variance'",
     ),
     (
         lambda c: (

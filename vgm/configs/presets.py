@@ -22,9 +22,10 @@ _DDPM = DiffusionConfig(
     schedule="ddpm",
     head="eps",
     decoder="discretized_normal",
-    # The paper's x_1 .. x_1000 are 1000 latents: 999 steps.
+    # The paper's x_1 .. x_1000 are 1000 latents: 999 steps. Trained at all times, for
+    # x_1 is the start of none.
     num_steps=999,
-    train_num_steps=999,
+    train_num_steps=0,
     num_times=32,
 )
 _VDM_OPTIMIZER = OptimizerConfig(
@@ -209,13 +210,13 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "Variational diffusion of CIFAR-10 as published (Kingma et al. 2021).",
         Config(
             preset="vdm-cifar10",
-            data=DataConfig(name="cifar10", observation="levels"),
+            data=DataConfig(name="cifar10", observation="levels", num_validation=0),
             model=ModelConfig(
                 family="diffusion",
                 architecture="vdm-unet",
                 channels=128,
                 num_blocks=32,
-                fourier=(6, 7),
+                fourier=(7, 8),
                 dropout=0.1,
             ),
             diffusion=DiffusionConfig(schedule="learned-linear", num_times=8),
@@ -225,10 +226,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "ddpm-cifar10": (
-        "DDPM of CIFAR-10 as published (Ho et al. 2020), but for its mirrored images.",
+        "DDPM of CIFAR-10 (Ho et al. 2020), the lesser variance, no mirrored images.",
         Config(
             preset="ddpm-cifar10",
-            data=DataConfig(name="cifar10", observation="levels"),
+            data=DataConfig(name="cifar10", observation="levels", num_validation=0),
             model=ModelConfig(
                 family="diffusion",
                 architecture="ddpm-unet",
@@ -240,8 +241,12 @@ PRESETS: dict[str, tuple[str, Config]] = {
             ),
             diffusion=dataclasses.replace(_DDPM, num_times=8),
             objective=ObjectiveConfig(name="weighted", weighting="simple"),
+            # The paper clips at 1 the gradient of a mean over 3072 numbers.
             optimizer=OptimizerConfig(
-                learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0, ema_decay=0.9999
+                learning_rate=2e-4,
+                warmup_steps=5000,
+                clip_norm=3072.0,
+                ema_decay=0.9999,
             ),
             train=TrainConfig(num_steps=800_000, batch_size=128, eval_every=10_000),
             evaluation=EvaluationConfig(evidence=False, num_elbo_samples=1),

@@ -1,12 +1,17 @@
-"""From a configuration and the form of its data to a model."""
+"""From a configuration and the form of its data to a model, and how it is trained."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from vgm import configs, models
+from vgm.bounds import gradients
 from vgm.errors import UserError
-from vgm.models import GenerativeModel
+from vgm.models import GenerativeModel, LatentVariableModel
+from vgm.models.diffusion import Diffusion
+from vgm.training import loop, objective, optimizers
+from vgm.training.step import train_step
 
 
 class DataForm(NamedTuple):
@@ -103,4 +108,90 @@ def _build_diffusion(config: configs.Config, form: DataForm) -> GenerativeModel:
         chunk_size=chain.chunk_size,
         eta=chain.eta,
         num_classes=form.num_classes if spec.conditional else 0,
+    )
+
+
+def make_optimizer(config: configs.Config) -> Any:
+    """The optimiser of a configuration.
+
+    Args:
+        config: Configuration.
+
+    Returns:
+        An Optax transformation.
+    """
+    spec = config.optimizer
+    schedule = optimizers.learning_rate_schedule(
+        spec.schedule,
+        spec.learning_rate,
+        num_steps=config.train.num_steps,
+        warmup_steps=spec.warmup_steps,
+    )
+    return optimizers.optimizer(
+        schedule,
+        b1=spec.b1,
+        b2=spec.b2,
+        eps=spec.eps,
+        weight_decay=spec.weight_decay,
+        clip_norm=spec.clip_norm,
+    )
+
+
+def value_and_grad(
+    config: configs.Config, model: GenerativeModel
+) -> objective.ValueAndGrad:
+    """The objective of a configuration.
+
+    Args:
+        config: Configuration.
+        model: Model.
+
+    Returns:
+        A function (key, params, batch) -> ((loss, terms), gradients).
+
+    Raises:
+        UserError: If the model does not offer what the objective needs.
+    """
+    spec = config.objective
+    if isinstance(model, Diffusion):
+        if spec.name == "weighted":
+            return objective.weighted_error(model, weighting=spec.weighting)
+        if spec.gradient == "least-variance":
+            return objective.least_variance(model)
+    if spec.name == "elbo" and spec.gradient == "pathwise":
+        return objective.negative_elbo(model, num_samples=spec.num_samples)
+    if not isinstance(model, LatentVariableModel):
+        raise UserError(
+            f"objective.name {spec.name!r} with gradient {spec.gradient!r} needs a "
+            "model with latent variables; use 'elbo' and 'pathwise'"
+        )
+    estimators = {
+        "elbo": gradients.ELBO_ESTIMATORS,
+        "iwae": gradients.IWAE_ESTIMATORS,
+    }
+    return objective.negative_bound(
+        model,
+        num_samples=spec.num_samples,
+        estimator=estimators[spec.name][spec.gradient],
+    )
+
+
+def make_step(
+    config: configs.Config, model: GenerativeModel, optimizer: Any
+) -> loop.Step:
+    """The training step of a configuration.
+
+    Args:
+        config: Configuration.
+        model: Model.
+        optimizer: Optimiser.
+
+    Returns:
+        A function (key, state, batch) -> (state, metrics).
+    """
+    return functools.partial(
+        train_step,
+        value_and_grad=value_and_grad(config, model),
+        optimizer=optimizer,
+        ema_decay=config.optimizer.ema_decay,
     )

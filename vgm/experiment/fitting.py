@@ -11,16 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vgm import configs
-from vgm.bounds import gradients
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
-from vgm.experiment import directory, setup
+from vgm.experiment import building, directory, setup
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
-from vgm.models import GenerativeModel, LatentVariableModel
-from vgm.models.diffusion import Diffusion
-from vgm.training import checkpoints, loop, objective, optimizers, sharding
-from vgm.training.step import StepMetrics, TrainState, init_state, train_step
+from vgm.training import checkpoints, loop, sharding
+from vgm.training.step import StepMetrics, TrainState, init_state
 from vgm.types import Batch, Params, PRNGKey
 
 
@@ -78,9 +75,9 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
         experiment.dataset.train, conditional=config.model.conditional
     )
     train_data = sharding.replicate(stored, mesh)
-    optimizer = make_optimizer(config)
+    optimizer = building.make_optimizer(config)
     run_steps = loop.compile_steps(
-        step=make_step(config, experiment.model, optimizer),
+        step=building.make_step(config, experiment.model, optimizer),
         observe=experiment.observe,
         batch_size=config.train.batch_size,
         mesh=mesh,
@@ -174,92 +171,6 @@ def _init(
     params = setup.init_params(key, experiment.model, data, experiment.observe)
     return init_state(
         params, optimizer, ema_decay=experiment.config.optimizer.ema_decay
-    )
-
-
-def make_optimizer(config: configs.Config) -> Any:
-    """The optimiser of a configuration.
-
-    Args:
-        config: Configuration.
-
-    Returns:
-        An Optax transformation.
-    """
-    spec = config.optimizer
-    schedule = optimizers.learning_rate_schedule(
-        spec.schedule,
-        spec.learning_rate,
-        num_steps=config.train.num_steps,
-        warmup_steps=spec.warmup_steps,
-    )
-    return optimizers.optimizer(
-        schedule,
-        b1=spec.b1,
-        b2=spec.b2,
-        eps=spec.eps,
-        weight_decay=spec.weight_decay,
-        clip_norm=spec.clip_norm,
-    )
-
-
-def value_and_grad(
-    config: configs.Config, model: GenerativeModel
-) -> objective.ValueAndGrad:
-    """The objective of a configuration.
-
-    Args:
-        config: Configuration.
-        model: Model.
-
-    Returns:
-        A function (key, params, batch) -> ((loss, terms), gradients).
-
-    Raises:
-        UserError: If the model does not offer what the objective needs.
-    """
-    spec = config.objective
-    if isinstance(model, Diffusion):
-        if spec.name == "weighted":
-            return objective.weighted_error(model, weighting=spec.weighting)
-        if spec.gradient == "least-variance":
-            return objective.least_variance(model)
-    if spec.name == "elbo" and spec.gradient == "pathwise":
-        return objective.negative_elbo(model, num_samples=spec.num_samples)
-    if not isinstance(model, LatentVariableModel):
-        raise UserError(
-            f"objective.name {spec.name!r} with gradient {spec.gradient!r} needs a "
-            "model with latent variables; use 'elbo' and 'pathwise'"
-        )
-    estimators = {
-        "elbo": gradients.ELBO_ESTIMATORS,
-        "iwae": gradients.IWAE_ESTIMATORS,
-    }
-    return objective.negative_bound(
-        model,
-        num_samples=spec.num_samples,
-        estimator=estimators[spec.name][spec.gradient],
-    )
-
-
-def make_step(
-    config: configs.Config, model: GenerativeModel, optimizer: Any
-) -> loop.Step:
-    """The training step of a configuration.
-
-    Args:
-        config: Configuration.
-        model: Model.
-        optimizer: Optimiser.
-
-    Returns:
-        A function (key, state, batch) -> (state, metrics).
-    """
-    return functools.partial(
-        train_step,
-        value_and_grad=value_and_grad(config, model),
-        optimizer=optimizer,
-        ema_decay=config.optimizer.ema_decay,
     )
 
 

@@ -42,7 +42,7 @@ def time_features(time: Times, num_features: int) -> Vectors:
 def fourier_features(
     z: Float[Array, " batch *event"], exponents: tuple[int, ...]
 ) -> Float[Array, " batch *event features"]:
-    """Latents, and sin and cos of 2^n pi z (Kingma et al. 2021, section 5.1).
+    """Latents, and sin and cos of 2^n pi z (Kingma et al. 2021).
 
     What lets a network see the last bits of a nearly clean image.
 
@@ -120,8 +120,8 @@ class MLPDenoiser(nn.Module):
             inner = nn.Dropout(self.dropout, deterministic=not train)(inner)
             h = h + dense(kernel_init=ZEROS)(inner)
         num_outputs = math.prod(z.shape[1:]) * self.num_outputs
-        outputs = nn.Dense(num_outputs, kernel_init=ZEROS, dtype=self.dtype)
-        x = outputs(jax.nn.silu(norm()(h))).astype(jnp.float32)
+        outputs = nn.Dense(num_outputs, kernel_init=ZEROS, dtype=jnp.float32)
+        x = outputs(jax.nn.silu(norm()(h)))
         return x.reshape(*z.shape, self.num_outputs)
 
 

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.bounds import diffusion as bound
+from vgm.bounds import weightings
 from vgm.bounds.elbo import ElboTerms
 from vgm.models import conditions
 from vgm.models.heads import Decoder, Head
 from vgm.models.noise import LearnableSchedule
+from vgm.processes import times
 from vgm.samplers import diffusion as samplers
 from vgm.types import Condition, Params, PRNGKey, Scalar
 
@@ -152,7 +154,7 @@ class Diffusion:
         return jax.vmap(self._training_terms, (0, 0, 0, params_axes, 0, 0))(
             jax.random.split(key_noise, count),
             jax.random.split(key_dropout, count),
-            bound.low_discrepancy_times(key_t, count),
+            times.low_discrepancy_times(key_t, count),
             params,
             x,
             condition,
@@ -166,13 +168,13 @@ class Diffusion:
         schedule = self.schedule.build(params["schedule"])
 
         def weight(t: Scalar) -> Scalar:
-            return bound.relative_weight(
+            return weightings.relative_weight(
                 t, schedule, num_steps=self.train_num_steps, weighting=weighting
             )
 
         matching = terms.denoising_matching[:, 0]
         return (
-            jax.vmap(weight)(bound.low_discrepancy_times(key_t, matching.size))
+            jax.vmap(weight)(times.low_discrepancy_times(key_t, matching.size))
             * matching
         )
 
@@ -205,7 +207,7 @@ class Diffusion:
                 chunk_size=self.chunk_size,
             )
         key_t, key = jax.random.split(key)
-        t = bound.low_discrepancy_times(key_t, self.num_times)
+        t = times.low_discrepancy_times(key_t, self.num_times)
         return bound.sampled_terms(key, features, t, chain, num_steps=self.num_steps)
 
     def log_weight(

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.bounds.diffusion import level_evidence
 from vgm.densities import categorical, discretized_normal, normal
 from vgm.errors import UserError
 from vgm.models import likelihoods
@@ -108,8 +107,10 @@ def _categorical_head(levels: int, degree: int) -> Head:
         return outputs if basis is None else outputs @ basis
 
     def mean(outputs: Outputs, z: Event, gamma: Scalar) -> Event:
-        logits = outputs + level_evidence(z, gamma, values)
-        return jax.nn.softmax(logits, axis=-1) @ values
+        logits = outputs + gaussian.level_evidence(z, gamma, values)
+        # An error of the mean is one of eps over sigma: no shortened products.
+        mass = jax.nn.softmax(logits, axis=-1)
+        return jnp.matmul(mass, values, precision="highest")
 
     histogram = likelihoods.likelihood("categorical", levels=levels).initial_bias
     return Head(
@@ -122,7 +123,7 @@ def decoder(name: str, head: Head, *, levels: int) -> Decoder:
 
     Args:
         name: "categorical": what z_0 says of each level, with the network's logits
-            where the head is categorical (Kingma et al. 2021, eq. 13);
+            where the head is categorical (Kingma et al. 2021);
             "discretized_normal": a normal in bins around the predicted x (Ho et al.
             2020, eq. 13); "normal": for reals, a normal around z_0 / alpha_0. The
             noise of z_0 gives both normals their width, exp(gamma_0 / 2).
@@ -166,7 +167,7 @@ def decoder(name: str, head: Head, *, levels: int) -> Decoder:
     def logits(
         z: Event, gamma: Scalar, outputs: Outputs
     ) -> Float[Array, "*event levels"]:
-        evidence = level_evidence(z, gamma, values)
+        evidence = gaussian.level_evidence(z, gamma, values)
         return evidence + outputs if outputs.shape[-1] == levels else evidence
 
     return Decoder(

@@ -153,7 +153,7 @@ def scale_levels(x: Levels, *, levels: int) -> Event:
     Returns:
         -1 for the first level, 1 for the last.
     """
-    return x.astype(jnp.float32) * (2.0 / (levels - 1)) - 1.0
+    return x.astype(float) * (2.0 / (levels - 1)) - 1.0
 
 
 @functools.cache

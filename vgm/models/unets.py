@@ -15,7 +15,9 @@ Images = Float[Array, "batch height width _"]
 
 
 def _norm(channels: int, dtype: Any) -> nn.GroupNorm:
-    return nn.GroupNorm(num_groups=math.gcd(32, channels), dtype=dtype)
+    # Four channels a group at least: alone at one pixel, a channel would be constant.
+    num_groups = math.gcd(32, max(channels // 4, 1))
+    return nn.GroupNorm(num_groups=num_groups, dtype=dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -77,7 +79,7 @@ class VDMUNet(nn.Module):
         num_blocks: Residual blocks before the middle; one more after it.
         num_outputs: Outputs a coordinate.
         dropout: Probability of dropping a unit while training.
-        exponents: Of the Fourier features; 6 and 7 for 256 levels.
+        exponents: Of the Fourier features; 7 and 8 for 256 levels.
         dtype: What it is computed in; features and outputs are float32.
     """
 

@@ -2,3 +2,4 @@
 
 from vgm.processes import gaussian as gaussian
 from vgm.processes import schedules as schedules
+from vgm.processes import times as times

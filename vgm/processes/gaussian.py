@@ -119,6 +119,32 @@ def _alpha_ratio(gamma_t: Scalar, increment: Scalar) -> Scalar:
     )
 
 
+def level_evidence(
+    z_0: Event, gamma_0: Scalar, values: Float[Array, " levels"]
+) -> Float[Array, "*event levels"]:
+    """What z_0 says of each level: log q(z_0 | value) up to a constant.
+
+    As logits they are the decoder of Kingma et al. (2021): the posterior of one
+    coordinate, all levels equally likely before.
+
+    >>> import jax.numpy as jnp
+    >>> values = jnp.asarray([-1.0, 1.0])
+    >>> level_evidence(jnp.zeros(1), jnp.asarray(0.0), values).shape
+    (1, 2)
+
+    Args:
+        z_0: Latents; at any time, with its gamma.
+        gamma_0: gamma at that time.
+        values: Scaled value of each level.
+
+    Returns:
+        -1/2 exp(-gamma) (z / alpha - value)^2.
+    """
+    alpha, _ = alpha_sigma(gamma_0)
+    distance = (z_0 / alpha)[..., None] - values.reshape((1,) * z_0.ndim + (-1,))
+    return -0.5 * jnp.exp(-gamma_0) * distance**2
+
+
 class Parameterisation(NamedTuple):
     """What a network predicts of z_t = alpha x + sigma eps, as functions of gamma.
 
@@ -209,4 +235,5 @@ PARAMETERISATIONS = {
         lambda gamma: -alpha_sigma(gamma)[1],
     ),
 }
-"""By name: eps (Ho et al. 2020), x, v (Salimans & Ho 2022), score (Song & Ermon)."""
+"""By name: eps (Ho et al. 2020), x, v (Salimans & Ho 2022), score (Song & Ermon
+2019)."""

@@ -2,8 +2,7 @@
 
 z_0 is almost data and z_1 almost noise (Kingma et al. 2021, section 3.1). What a bound
 weights its terms by is the difference of two gammas, which float32 cannot take between
-neighbours: 15% are lost at T = 10^6. So a schedule gives its increments itself, each
-in the closed form of its family.
+neighbours: 15% are lost at T = 10^6. So a schedule gives its increments itself.
 """
 
 import math
@@ -24,7 +23,8 @@ class Schedule(NamedTuple):
 
     Attributes:
         gamma: t to gamma(t).
-        increment: (t, width) to gamma(t) - gamma(t - width), exact for any width > 0.
+        increment: (t, width) to gamma(t) - gamma(t - width), with the digits of the
+            width however small; t is taken as it is, rounded.
     """
 
     gamma: Callable[[Scalar], Scalar]
@@ -240,7 +240,12 @@ def ddpm_linear(
 
     Returns:
         The schedule.
+
+    Raises:
+        ValueError: If there are fewer than two latents.
     """
+    if num_latents < 2:
+        raise ValueError(f"num_latents must be at least 2; got {num_latents}")
     cells = num_latents - 1
     betas = [beta_min + (beta_max - beta_min) * i / cells for i in range(num_latents)]
     rates = [-math.log1p(-beta) for beta in betas]

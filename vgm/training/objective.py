@@ -108,7 +108,7 @@ def weighted_error(model: Diffusion, *, weighting: str) -> ValueAndGrad:
 
     Args:
         model: A diffusion with a fixed schedule.
-        weighting: A name of ``bounds.diffusion.WEIGHTINGS``.
+        weighting: A name of ``bounds.weightings.WEIGHTINGS``.
 
     Returns:
         The objective; its terms are the bound's.
