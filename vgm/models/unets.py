@@ -71,6 +71,38 @@ class Attention(nn.Module):
         return x + out.reshape(x.shape)
 
 
+class _Down(nn.Module):
+    """A residual block on the way down, its output kept."""
+
+    channels: int
+    dropout: float
+    dtype: Any
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: Images, embedding: Vectors) -> tuple[Images, Images]:
+        block = ResidualBlock(self.channels, self.dropout, self.dtype)
+        x = block(x, embedding, train=self.train)
+        return x, x
+
+
+class _Up(nn.Module):
+    """A residual block on the way up, with what was kept."""
+
+    channels: int
+    dropout: float
+    dtype: Any
+    train: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Images, skip: Images, embedding: Vectors
+    ) -> tuple[Images, None]:
+        block = ResidualBlock(self.channels, self.dropout, self.dtype)
+        both = jnp.concatenate([x, skip], axis=-1)
+        return block(both, embedding, train=self.train), None
+
+
 class VDMUNet(nn.Module):
     """The U-Net without down-sampling of Kingma et al. (2021, appendix B).
 
@@ -96,20 +128,24 @@ class VDMUNet(nn.Module):
     ) -> Float[Array, "batch height width channels outputs"]:
         """Outputs, zero at the start."""
         embedding = TimeEmbedding(4 * self.channels, self.dtype)(time, context)
-
-        def block(x: Images) -> Images:
-            residual = ResidualBlock(self.channels, self.dropout, self.dtype)
-            return residual(x, embedding, train=train)
-
-        features = fourier_features(z, self.exponents)
+        settings = (self.channels, self.dropout, self.dtype)
+        # Blocks alike are scanned over: compilation does not grow with their number.
+        scanned: Any = functools.partial(
+            nn.scan,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+        )
+        down = scanned(_Down, in_axes=nn.broadcast, length=self.num_blocks)
+        up = scanned(_Up, in_axes=(0, nn.broadcast), length=self.num_blocks + 1)
+        block = functools.partial(ResidualBlock, *settings)
         conv = nn.Conv(self.channels, (3, 3), dtype=self.dtype)
-        x = conv(features.reshape(*z.shape[:3], -1))
-        skips = [x]
-        for _ in range(self.num_blocks):
-            skips.append(x := block(x))
-        x = block(Attention(self.dtype)(block(x)))
-        for _ in range(self.num_blocks + 1):
-            x = block(jnp.concatenate([x, skips.pop()], axis=-1))
+        features = fourier_features(z, self.exponents)
+        first = conv(features.reshape(*z.shape[:3], -1))
+        x, skips = down(*settings, train)(first, embedding)
+        x = Attention(self.dtype)(block()(x, embedding, train=train))
+        x = block()(x, embedding, train=train)
+        skips = jnp.concatenate([first[None], skips])[::-1]
+        x, _ = up(*settings, train)(x, skips, embedding)
         return _read_out(x, z, self.num_outputs)
 
 
