@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vgm import cli, experiment
+from vgm import cli, configs, experiment
 from vgm.experiment import directory, results, tables
 
 
@@ -22,6 +22,10 @@ class Arguments:
     """K of the evidence; the run's own if not given."""
     data_path: Path | None = None
     """Where the data are now, if they moved."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """What a diffusion's network is computed in; as it was trained if not given."""
+    evidence: bool = True
+    """Whether to estimate the evidence too."""
     surgery: bool = False
     """Split the divergence into information and mismatch of the prior."""
     output: Path | None = None
@@ -41,11 +45,7 @@ def evaluate(arguments: list[str] | None) -> None:
     if args.data_path is not None:
         moved = dataclasses.replace(config.data, path=args.data_path)
         config = dataclasses.replace(config, data=moved)
-    if args.num_importance_samples is not None:
-        changed = dataclasses.replace(
-            config.evaluation, num_importance_samples=args.num_importance_samples
-        )
-        config = dataclasses.replace(config, evaluation=changed)
+    config = changed(config, args)
     prepared = experiment.prepare(config)
     directory.require_same_data(args.run, prepared.form)
     _, params = experiment.load(args.run)
@@ -67,6 +67,19 @@ def evaluate(arguments: list[str] | None) -> None:
     cli.print_table(f"{args.run}", rows, header=("quantity", "value", "how"))
     if args.output is not None:
         directory.write_json(args.output, numbers)
+
+
+def changed(config: configs.Config, args: Arguments) -> configs.Config:
+    """The run's configuration with what the flags change of its evaluation."""
+    model, evaluation = config.model, config.evaluation
+    if args.precision is not None:
+        model = dataclasses.replace(model, precision=args.precision)
+    if args.num_importance_samples is not None:
+        count = args.num_importance_samples
+        evaluation = dataclasses.replace(evaluation, num_importance_samples=count)
+    if not args.evidence:
+        evaluation = dataclasses.replace(evaluation, evidence=False)
+    return dataclasses.replace(config, model=model, evaluation=evaluation)
 
 
 if __name__ == "__main__":

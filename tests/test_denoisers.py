@@ -215,5 +215,6 @@ def test_a_diffusion_runs_through_the_scripts(tmp_path, monkeypatch, capsys, ext
     np.testing.assert_allclose(result["bits_per_dim"], bits, rtol=1e-6)
     assert sample.main([str(run_dir), "--num-samples", "4"]) == 0
     if weighted:
+        capsys.readouterr()
         assert evaluate.main([str(run_dir)]) == 0
         assert "T = 5 steps" in capsys.readouterr().out
