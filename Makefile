@@ -28,10 +28,10 @@ types: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -q -m "not slow"
 
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -q -m slow
+	$(BIN)/python -m pytest -n 3 --dist worksteal -q -m slow
 
 notebooks: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 -q -p no:jaxtyping -o addopts="" -o filterwarnings="" --nbmake --nbmake-timeout=120 $(NOTEBOOKS)

@@ -261,7 +261,8 @@ DEVICES = textwrap.dedent("""
 def run_on_devices(count):
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} "
+        f"--xla_force_host_platform_device_count={count}",
     }
     done = subprocess.run(
         [sys.executable, "-c", DEVICES],
