@@ -28,13 +28,13 @@ types: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 3 --dist worksteal -q -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -n 3 --dist worksteal -q -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
 
 notebooks: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -q -p no:jaxtyping -o addopts="" -o filterwarnings="" --nbmake --nbmake-timeout=120 $(NOTEBOOKS)
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 -q -p no:jaxtyping -o addopts="" -o filterwarnings="" --nbmake --nbmake-timeout=120 $(NOTEBOOKS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing pinned versions into $(VENV) (about a minute, once)"

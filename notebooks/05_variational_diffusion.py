@@ -44,7 +44,7 @@ from vgm.experiment import tables
 from vgm.models import noise
 from vgm.processes import gaussian, schedules
 
-NUM_STEPS = 600  # of training, at the end
+NUM_STEPS = 400  # of training, at the end
 
 # %% [markdown]
 # ## 1. The encoder: one number says it all
@@ -150,7 +150,7 @@ def decode(z_0):
 
 chain = diffusion.Chain(schedule, denoise, gaussian.PARAMETERISATIONS["eps"], decode)
 settings = {"num_steps": NUM_LAYERS}
-keys = jax.random.split(jax.random.key(1), 10_000)
+keys = jax.random.split(jax.random.key(1), 5_000)
 by_denoising = jax.jit(
     jax.vmap(lambda k: diffusion.discrete_terms(k, x, chain, chunk_size=16, **settings))
 )(keys)
@@ -273,7 +273,7 @@ def learn(inside):
         step = jax.tree.map(lambda a, g: a - 0.03 * jnp.sign(g), inside, slope)
         return step, value
 
-    return jax.lax.scan(one, inside, length=300)
+    return jax.lax.scan(one, inside, length=200)
 
 
 inside, variances = learn(params["interior"])

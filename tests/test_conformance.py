@@ -124,6 +124,7 @@ def test_linear_vae_against_the_oracle(key):
     assert conformance.check(case, key) == conformance.LATENT_VARIABLE_MODEL
 
 
+@pytest.mark.slow
 def test_linear_vae_with_the_exact_encoder_has_constant_weights(x64, key):
     model, params, x, oracle = linear_case(key)
     # One latent only: then the exact posterior is diagonal.
@@ -233,13 +234,14 @@ def diffusion_case(key, head, decoder, *, schedule="linear", conditional=False):
     return conformance.Case(model, params, x, condition, evidence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "decoder", "schedule"),
     [
         ("categorical", "categorical", "monotone"),
-        pytest.param("eps", "categorical", "learned-linear", marks=pytest.mark.slow),
-        pytest.param("x", "discretized_normal", "cosine", marks=pytest.mark.slow),
-        pytest.param("v", "normal", "polynomial", marks=pytest.mark.slow),
+        ("eps", "categorical", "learned-linear"),
+        ("x", "discretized_normal", "cosine"),
+        ("v", "normal", "polynomial"),
     ],
 )
 def test_diffusion(key, head, decoder, schedule):
@@ -249,12 +251,20 @@ def test_diffusion(key, head, decoder, schedule):
     chex.assert_shape(terms.denoising_matching, (6, 4))
 
 
+def test_weights_of_a_diffusion_are_unbiased(key):
+    """The contract, of the whole suite that the slow tests run."""
+    case = diffusion_case(key, "categorical", "categorical", conditional=True)
+    case = case._replace(model=conformance.compiled(case.model))
+    conformance.check_weights_are_unbiased(case, key)
+
+
 @pytest.mark.slow
 def test_conditional_diffusion(key):
     case = diffusion_case(key, "categorical", "categorical", conditional=True)
     assert conformance.check(case, key) == conformance.ANY_MODEL
 
 
+@pytest.mark.slow
 def test_bounds_from_drawn_steps_have_the_bound_for_mean(key):
     """Training's one time an example, and some times in evaluation."""
     case = diffusion_case(key, "categorical", "categorical")

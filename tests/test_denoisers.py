@@ -23,7 +23,15 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(
+    "network",
+    [
+        NETWORKS["mlp"],
+        pytest.param(NETWORKS["vdm"], marks=pytest.mark.slow),
+        pytest.param(NETWORKS["ddpm"], marks=pytest.mark.slow),
+    ],
+    ids=NETWORKS,
+)
 def test_denoisers_are_batch_free_and_start_at_zero(key, network):
     z = jax.random.normal(key, (3, 4, 4, 2))
     time, context = jnp.asarray([0.0, 0.4, 1.0]), jnp.eye(3)
@@ -131,6 +139,7 @@ def test_what_cannot_be_is_named(build, message):
         build()
 
 
+@pytest.mark.slow
 def test_deterministic_paths_agree_whatever_their_steps(key):
     """Without noise z_0 depends on z_1 alone, and on the number of steps but little."""
     x = jax.random.randint(key, (10, 2), 0, 4)
@@ -182,7 +191,7 @@ QUICK = {
 @pytest.mark.parametrize(
     "extra",
     [
-        "",
+        pytest.param("", marks=pytest.mark.slow),
         pytest.param(
             "--diffusion.schedule monotone --objective.gradient least-variance"
             " --model.conditional --diffusion.eta 0",

@@ -615,6 +615,7 @@ def test_resuming_a_finished_run_changes_nothing(finished_run, capsys):
     assert (finished_run / "result.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_data_than_the_runs_are_refused(tmp_path, capsys):
     archive, run_dir = tmp_path / "own.npz", tmp_path / "run"
     x = np.random.default_rng(0).integers(0, 17, (40, 4))

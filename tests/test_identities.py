@@ -6,6 +6,7 @@ import identities
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "entry",
     identities.IDENTITIES,

@@ -251,6 +251,7 @@ def certified(key, shift, num_repetitions=1024):
     return found, gap
 
 
+@pytest.mark.slow
 def test_a_right_estimator_is_certified(x64, key):
     certificate, gap = certified(key, 0.0)
     assert abs(certificate.bias_in_stderrs) < 3
