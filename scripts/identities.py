@@ -35,7 +35,7 @@ from vgm.oracles import (
     linear_gaussian,
     quadrature,
 )
-from vgm.processes import gaussian, schedules
+from vgm.processes import gaussian, interiors, schedules
 from vgm.samplers import diffusion as samplers
 
 EXACT = 1e-10
@@ -560,12 +560,12 @@ def discrete_bound() -> tuple[Any, Any]:
 def spans() -> tuple[Any, Any]:
     ends = (-13.3, 5.0)
     coefficients = jnp.asarray([0.5, -0.4, 1.0])
-    monotone = schedules.monotone(schedules.monotone_init(16))
+    monotone = interiors.monotone(interiors.monotone_init(16))
     every = [
         schedules.linear(*ends),
         schedules.cosine(*ends),
         schedules.ddpm_linear(),
-        schedules.interpolate(*ends, schedules.polynomial(coefficients)),
+        schedules.interpolate(*ends, interiors.polynomial(coefficients)),
         schedules.interpolate(*ends, monotone),
     ]
     t, width, one = jnp.arange(1, 501) / 500.0, jnp.asarray(1 / 500.0), jnp.ones(())

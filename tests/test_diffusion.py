@@ -10,7 +10,7 @@ import pytest
 from vgm.bounds import diffusion
 from vgm.densities import normal
 from vgm.divergences import kl_normal
-from vgm.processes import gaussian, schedules, times
+from vgm.processes import gaussian, interiors, schedules, times
 from vgm.samplers import diffusion as samplers
 
 MIN, MAX, VARIANCE = -13.3, 5.0, 0.25
@@ -88,7 +88,7 @@ def test_the_bound_of_normal_data_has_its_closed_form(x64, num_steps, value, kin
     assert round(float(total), 4) == value
 
 
-UNEVEN = schedules.Monotone(
+UNEVEN = interiors.Monotone(
     jnp.zeros(()),
     jnp.ones(3),
     jnp.asarray([2.0, 1.0, 2.5]),
@@ -98,9 +98,9 @@ SCHEDULES = {
     "linear": lambda: schedules.linear(MIN, MAX),
     "cosine": lambda: schedules.cosine(MIN, MAX),
     "polynomial": lambda: schedules.interpolate(
-        MIN, MAX, schedules.polynomial(jnp.asarray([0.5, -0.4, 1.0]))
+        MIN, MAX, interiors.polynomial(jnp.asarray([0.5, -0.4, 1.0]))
     ),
-    "monotone": lambda: schedules.interpolate(MIN, MAX, schedules.monotone(UNEVEN)),
+    "monotone": lambda: schedules.interpolate(MIN, MAX, interiors.monotone(UNEVEN)),
 }
 
 

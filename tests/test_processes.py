@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vgm.densities import normal
-from vgm.processes import gaussian, schedules
+from vgm.processes import gaussian, interiors, schedules
 
 MIN, MAX = -18.0, 18.0
 
@@ -18,7 +18,7 @@ MIN, MAX = -18.0, 18.0
 def uneven(num_units=32):
     """A monotone network far from a line."""
     draws = np.random.default_rng(0).normal(size=(2, num_units))
-    start = schedules.monotone_init(num_units)
+    start = interiors.monotone_init(num_units)
     return start._replace(
         log_height=jnp.asarray(draws[0], float),
         log_steepness=jnp.asarray(2.0 + draws[1], float),
@@ -30,9 +30,9 @@ SCHEDULES = {
     "cosine": lambda: schedules.cosine(MIN, MAX),
     "sigmoid": lambda: schedules.sigmoid(MIN, MAX),
     "polynomial": lambda: schedules.interpolate(
-        MIN, MAX, schedules.polynomial(jnp.asarray([0.3, -1.0, 2.0]))
+        MIN, MAX, interiors.polynomial(jnp.asarray([0.3, -1.0, 2.0]))
     ),
-    "monotone": lambda: schedules.interpolate(MIN, MAX, schedules.monotone(uneven())),
+    "monotone": lambda: schedules.interpolate(MIN, MAX, interiors.monotone(uneven())),
     "ddpm": schedules.ddpm_linear,
 }
 each_schedule = pytest.mark.parametrize("build", SCHEDULES.values(), ids=SCHEDULES)
@@ -116,7 +116,7 @@ def test_a_wide_step_is_the_whole_range():
 
 
 def test_learned_ends_keep_their_order(x64):
-    learned = schedules.ends(-10.0, 5.0)
+    learned = interiors.ends(-10.0, 5.0)
     np.testing.assert_allclose(jnp.exp(learned.log_span), 15.0, rtol=1e-12)
 
     def top(ends):
@@ -133,7 +133,7 @@ def test_interiors_learn_without_moving_their_ends(x64):
     """Every parameter of an interior moves its inside, and neither end."""
 
     def values(params):
-        inside = schedules.monotone(params)
+        inside = interiors.monotone(params)
         return jax.vmap(inside.gamma)(jnp.asarray([0.0, 0.37, 1.0]))
 
     slopes = jax.jacobian(values)(uneven(4))

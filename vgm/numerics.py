@@ -186,3 +186,18 @@ def expm1_minus_over_square(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]
     for n in range(last - 1, 1, -1):
         series = series * x + 1.0 / math.factorial(n)
     return series
+
+
+def sigmoid_rise(
+    top: Float[Array, "*shape"], width: float | Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """sigmoid(top) - sigmoid(top - width), without cancellation.
+
+    Args:
+        top: Where it ends.
+        width: How far before that it starts.
+
+    Returns:
+        The rise.
+    """
+    return jax.nn.sigmoid(top) * jax.nn.sigmoid(width - top) * -jnp.expm1(-width)

@@ -45,7 +45,9 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
     if steps is not None:
         matching = number(result["denoising_matching_nats"], 2)
-        table.append(("  denoising matching", f"{matching} nats", "all steps"))
+        drawn = len(result["denoising_matching_by_step"])
+        how = "all steps" if drawn == steps else f"{drawn} steps drawn at a time"
+        table.append(("  denoising matching", f"{matching} nats", how))
     if k:
         ess = number(result["median_effective_samples"], 1)
         table.append(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vgm.errors import UserError
-from vgm.processes import schedules
+from vgm.processes import interiors, schedules
 from vgm.processes.schedules import Schedule
 from vgm.types import Params
 
@@ -27,11 +27,10 @@ class LearnableSchedule(NamedTuple):
     build: Callable[[Params], Schedule]
 
 
-_LINE = Schedule(lambda t: t, lambda t, width: width)
 _INTERIORS: dict[str, tuple[Callable[[], Any], Callable[[Any], Schedule]]] = {
-    "learned-linear": (tuple, lambda params: _LINE),
-    "polynomial": (lambda: jnp.asarray([1.0, 0.0, 0.0]), schedules.polynomial),
-    "monotone": (lambda: schedules.monotone_init(NUM_UNITS), schedules.monotone),
+    "learned-linear": (tuple, lambda params: schedules.LINE),
+    "polynomial": (lambda: jnp.asarray([1.0, 0.0, 0.0]), interiors.polynomial),
+    "monotone": (lambda: interiors.monotone_init(NUM_UNITS), interiors.monotone),
 }
 _FIXED: dict[str, Callable[[float, float], Schedule]] = {
     "linear": schedules.linear,
@@ -76,6 +75,6 @@ def schedule(name: str, gamma_min: float, gamma_max: float) -> LearnableSchedule
         return schedules.interpolate(low, high, interior(params["interior"]))
 
     return LearnableSchedule(
-        lambda: {"ends": schedules.ends(gamma_min, gamma_max), "interior": start()},
+        lambda: {"ends": interiors.ends(gamma_min, gamma_max), "interior": start()},
         build,
     )

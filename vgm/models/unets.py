@@ -179,7 +179,6 @@ class DDPMUNet(nn.Module):
     ) -> Float[Array, "batch height width channels outputs"]:
         """Outputs, zero at the start."""
         embedding = TimeEmbedding(4 * self.channels, self.dtype)(time, context)
-
         residual = functools.partial(
             ResidualBlock, dropout=self.dropout, dtype=self.dtype
         )

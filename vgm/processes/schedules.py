@@ -1,7 +1,7 @@
 """Noise schedules gamma(t) = -log SNR(t), increasing on 0 <= t <= 1.
 
 z_0 is almost data and z_1 almost noise (Kingma et al. 2021, section 3.1). What a bound
-weights its terms by is the difference of two gammas, which float32 cannot take between
+weights its terms by are differences of gammas, which float32 cannot take between
 neighbours: 15% are lost at T = 10^6. So a schedule gives its increments itself.
 """
 
@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from vgm.numerics import sigmoid_rise
 from vgm.types import Scalar
 
 Number = float | Scalar
@@ -42,48 +43,8 @@ class Schedule(NamedTuple):
         return jax.grad(self.gamma)(t)
 
 
-class Ends(NamedTuple):
-    """Parameters of learned end points, which keep their order.
-
-    Attributes:
-        gamma_min: gamma(0).
-        log_span: Logarithm of gamma(1) - gamma(0).
-    """
-
-    gamma_min: Scalar
-    log_span: Scalar
-
-
-class Monotone(NamedTuple):
-    """Parameters of the interior of ``monotone``, one a hidden unit but for the first.
-
-    Attributes:
-        log_slope: Logarithm of the slope of the linear part.
-        log_height: Logarithm of the height of each step.
-        log_steepness: Logarithm of the steepness of each step.
-        place: Time in the middle of each step.
-    """
-
-    log_slope: Scalar
-    log_height: Float[Array, " units"]
-    log_steepness: Float[Array, " units"]
-    place: Float[Array, " units"]
-
-
-def ends(gamma_min: float, gamma_max: float) -> Ends:
-    """Parameters that start at two end points.
-
-    Args:
-        gamma_min: gamma(0).
-        gamma_max: gamma(1), greater.
-
-    Returns:
-        The parameters of learned end points.
-    """
-    return Ends(
-        jnp.asarray(gamma_min, float),
-        jnp.log(jnp.asarray(gamma_max, float) - gamma_min),
-    )
+LINE = Schedule(lambda t: t, lambda t, width: width)
+"""The interior of a line, for ``interpolate``."""
 
 
 def linear(gamma_min: Number, gamma_max: Number) -> Schedule:
@@ -100,9 +61,7 @@ def linear(gamma_min: Number, gamma_max: Number) -> Schedule:
     Returns:
         The schedule.
     """
-    return interpolate(
-        gamma_min, gamma_max, Schedule(lambda t: t, lambda t, width: width)
-    )
+    return interpolate(gamma_min, gamma_max, LINE)
 
 
 def interpolate(gamma_min: Number, gamma_max: Number, unit: Schedule) -> Schedule:
@@ -189,13 +148,13 @@ def sigmoid(
         The schedule.
     """
     low, high = jnp.asarray(gamma_min, float), jnp.asarray(gamma_max, float)
-    scale = _sigmoid_rise(high, high - low)
-    whole = _sigmoid_rise(jnp.asarray(steepness, float), 2.0 * steepness)
+    scale = sigmoid_rise(high, high - low)
+    whole = sigmoid_rise(jnp.asarray(steepness, float), 2.0 * steepness)
 
     def rise(t: Scalar, width: Scalar) -> Scalar:
         """sigma^2(t) - sigma^2(t - width)."""
         top = steepness * (2.0 * t - 1.0)
-        return scale * _sigmoid_rise(top, 2.0 * steepness * width) / whole
+        return scale * sigmoid_rise(top, 2.0 * steepness * width) / whole
 
     def variance(t: Scalar) -> Scalar:
         return jax.nn.sigmoid(low) + rise(t, t)
@@ -211,13 +170,6 @@ def sigmoid(
         return jnp.log1p(added / variance(t - width)) + jnp.log1p(added / signal(t))
 
     return Schedule(gamma, increment)
-
-
-def _sigmoid_rise(
-    top: Float[Array, "*shape"], width: float | Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
-    """sigmoid(top) - sigmoid(top - width), without cancellation."""
-    return jax.nn.sigmoid(top) * jax.nn.sigmoid(width - top) * -jnp.expm1(-width)
 
 
 def ddpm_linear(
@@ -275,76 +227,3 @@ def ddpm_linear(
         return jnp.log1p(jnp.expm1(added) / -jnp.expm1(-exponent(t - width)))
 
     return Schedule(gamma, increment)
-
-
-def polynomial(coefficients: Float[Array, " order"]) -> Schedule:
-    """The interior whose slope is the square of a polynomial, from 0 to 1.
-
-    u(t) = int_0^t p^2 / int_0^1 p^2 with p of degree 2: fifth order in t (Sahoo et al.
-    2024, appendix F). Three Gauss-Legendre nodes integrate p^2 without error, and all
-    summands are positive.
-
-    >>> import jax.numpy as jnp
-    >>> float(polynomial(jnp.asarray([1.0, 0.0, 0.0])).gamma(jnp.asarray(0.25)))
-    0.25
-
-    Args:
-        coefficients: Of 1, t and t^2; not all 0.
-
-    Returns:
-        The interior, for ``interpolate``.
-    """
-    distance, outer, inner = 0.5 * math.sqrt(0.6), 5.0 / 18.0, 8.0 / 18.0
-
-    def area(t: Scalar, width: Number) -> Scalar:
-        nodes = ((-distance, outer), (0.0, inner), (distance, outer))
-        values = [
-            weight * jnp.polyval(coefficients[::-1], t + (node - 0.5) * width) ** 2
-            for node, weight in nodes
-        ]
-        return width * (values[0] + values[1] + values[2])
-
-    whole = area(jnp.ones_like(coefficients[0]), 1.0)
-    return Schedule(
-        lambda t: area(t, t) / whole, lambda t, width: area(t, width) / whole
-    )
-
-
-def monotone_init(num_units: int) -> Monotone:
-    """Parameters of ``monotone`` whose steps are spread evenly, almost linear.
-
-    Args:
-        num_units: Steps; 1024 in the paper.
-
-    Returns:
-        The parameters.
-    """
-    place = (jnp.arange(num_units) + 0.5) / num_units
-    zeros = jnp.zeros(num_units)
-    return Monotone(jnp.zeros(()), zeros - 2.0, zeros + 2.0, place)
-
-
-def monotone(params: Monotone) -> Schedule:
-    """The interior given by a monotone network, from 0 to 1.
-
-    A line plus the mean of sigmoid steps, all weights positive, less its value at 0 and
-    over its rise (Kingma et al. 2021, eq. 59 and 60).
-
-    Args:
-        params: Parameters.
-
-    Returns:
-        The interior, for ``interpolate``.
-    """
-    slope, height = jnp.exp(params.log_slope), jnp.exp(params.log_height)
-    steepness = jnp.exp(params.log_steepness)
-
-    def rise(t: Scalar, width: Number) -> Scalar:
-        top = steepness * (t - params.place)
-        steps = height * _sigmoid_rise(top, steepness * width)
-        return slope * width + jnp.mean(steps)
-
-    whole = rise(jnp.ones_like(slope), 1.0)
-    return Schedule(
-        lambda t: rise(t, t) / whole, lambda t, width: rise(t, width) / whole
-    )
