@@ -18,6 +18,7 @@ FLOORS = {
     "densities": 1,
     "divergences": 2,
     "processes": 3,
+    "bijections": 3,
     "bounds": 4,
     "samplers": 4,
     "oracles": 4,

@@ -5,7 +5,7 @@ Floors, lowest first; imports go down only (``tests/test_floors.py``):
     0  types, numerics, errors   names of arrays; arithmetic that keeps its digits
     1  densities                 log p(x), samples, entropies, one module a family
     2  divergences               KL in closed form and by sampling
-    3  processes                 the fixed encoder of a diffusion, its schedules
+    3  processes, bijections     the fixed encoders: noising chains, invertible maps
     4  bounds, samplers,         bounds on log p(x), drawing samples, learning without
        inference, oracles        gradients, exact answers to check them by
     5  models                    networks, and where a network meets a bound
