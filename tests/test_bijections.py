@@ -32,9 +32,13 @@ def noise(seed, *shape):
 
 
 def network(seed, num_inputs, num_outputs, num_params):
-    """A conditioner of tanh units: any function of its inputs will do."""
+    """A conditioner of tanh units: any function of its inputs will do.
+
+    Parameters of about 1: a spline with parameters of 5 has slopes of 1e-6, which no
+    float32 can undo.
+    """
     first = noise(seed, 8, num_inputs)
-    last = noise(seed + 1, num_outputs * num_params, 8)
+    last = noise(seed + 1, num_outputs * num_params, 8) / 8**0.5
     return lambda x: (last @ jnp.tanh(first @ x)).reshape(num_outputs, num_params)
 
 
