@@ -4,7 +4,7 @@ With z = f(x), q(z | x) = delta(z - f(x)) and p(x | z) = delta(x - f^-1(z)),
 
     log p(x) = log |det df/dx| + log p(f(x)) = reconstruction - prior_matching,      (1)
 
-the ELBO itself: the gap is 0. Integers x are the floor of a real y = (x + u) / levels
+the ELBO itself: the gap is 0. Integers x are the floor of a real levels y = x + u
 whose noise u in (0, 1) is a latent with a q of its own (Theis et al. 2016; Ho et al.
 2019, eq. 8),
 
@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from vgm.bijections import Bijection
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
+from vgm.numerics import log_sigmoid
 from vgm.types import PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
@@ -70,68 +71,57 @@ def sample_and_log_prob(
     return x, log_base(z) - log_det
 
 
-def uniform_noise(key: PRNGKey, shape: tuple[int, ...]) -> Event:
-    """U ~ U(0, 1), neither 0 nor 1: of these 2^23 numbers none rounds to an end.
+def uniform_noise(key: PRNGKey, shape: tuple[int, ...]) -> tuple[Event, Scalar]:
+    """Uniform u as w = logit u, and its log density: a standard logistic variable.
 
     Args:
         key: Random key, used once.
         shape: Shape of the event.
 
     Returns:
-        Noise whose log density is 0.
+        w and log q(w), in nats.
     """
-    u = jax.random.uniform(key, shape, jnp.float32)
-    return (u + 2.0**-24).astype(float)
+    # Neither 0 nor 1: of these 2^23 numbers none rounds to an end.
+    u = (jax.random.uniform(key, shape, jnp.float32) + 2.0**-24).astype(float)
+    w = jnp.log(u) - jnp.log1p(-u)
+    return w, jnp.sum(log_sigmoid(w) + log_sigmoid(-w))
 
 
 def dequantize(
-    x: Int[Array, "*event"], u: Event, *, levels: int
+    x: Int[Array, "*event"], w: Event, *, levels: int
 ) -> tuple[Event, Scalar]:
-    """Y = (x + u) / levels, with log |dy/du| = -D log levels.
+    """Logit of y = (x + u) / levels with u = sigmoid(w), and log |d logit y / dw|.
+
+    As log (x + u) - log (levels - x - u), each by logarithms of u and 1 - u: y itself
+    would round to 1.
+
+    >>> import jax.numpy as jnp
+    >>> zero = jnp.zeros(())
+    >>> float(dequantize(jnp.asarray(1), zero, levels=3)[0])
+    0.0
 
     Args:
         x: Levels 0 .. levels - 1.
-        u: Noise in (0, 1).
-        levels: Number of levels.
-
-    Returns:
-        y in (0, 1), and the log determinant.
-    """
-    y = (x.astype(u.dtype) + u) / levels
-    return y, -x.size * jnp.log(jnp.asarray(levels, u.dtype))
-
-
-def dequantize_logit(
-    x: Int[Array, "*event"], u: Event, *, levels: int
-) -> tuple[Event, Scalar]:
-    """Logit of y = (x + u) / levels, with log |d logit / du|.
-
-    log (x + u) - log (levels - x - u), the latter as (levels - 1 - x) + (1 - u), which
-    keeps the digits of a u close to 1: y itself would round to 1.
-
-    Args:
-        x: Levels 0 .. levels - 1.
-        u: Noise in (0, 1).
+        w: Noise in the logit.
         levels: Number of levels.
 
     Returns:
         The logits, and the log determinant.
     """
-    log_y = jnp.log(x.astype(u.dtype) + u)
-    log_rest = jnp.log((levels - 1 - x).astype(u.dtype) + (1.0 - u))
-    log_slope = jnp.log(jnp.asarray(levels, u.dtype)) - log_y - log_rest
-    return log_y - log_rest, jnp.sum(log_slope)
+    log_u, log_rest_u = log_sigmoid(w), log_sigmoid(-w)
+    log_y = jnp.logaddexp(jnp.log(x.astype(w.dtype)), log_u)
+    log_rest = jnp.logaddexp(jnp.log((levels - 1 - x).astype(w.dtype)), log_rest_u)
+    slope = jnp.log(jnp.asarray(levels, w.dtype)) - log_y - log_rest
+    return log_y - log_rest, jnp.sum(slope + log_u + log_rest_u)
 
 
-def dequantized_terms(
-    terms: ElboTerms, log_det: Scalar, log_q: float | Scalar
-) -> ElboTerms:
+def dequantized_terms(terms: ElboTerms, log_det: Scalar, log_q: Scalar) -> ElboTerms:
     """(2): what the noise adds to a real number's terms.
 
     Args:
-        terms: Terms of y.
-        log_det: log |dy/du|.
-        log_q: log q(u | x), 0 for uniform noise.
+        terms: Terms of y, or of its logit.
+        log_det: Log determinant from the noise to that.
+        log_q: Log density of the noise given x.
 
     Returns:
         Terms whose ELBO is one draw of a log weight of P(x), in nats.
@@ -139,18 +129,19 @@ def dequantized_terms(
     return terms._replace(reconstruction=terms.reconstruction + log_det - log_q)
 
 
-def quantize(y: Event, *, levels: int) -> Int[Array, "*event"]:
+def quantize(logit_y: Event, *, levels: int) -> Int[Array, "*event"]:
     """The level whose bin holds y.
 
     >>> import jax.numpy as jnp
-    >>> int(quantize(jnp.asarray(0.99), levels=4))
+    >>> int(quantize(jnp.asarray(9.0), levels=4))
     3
 
     Args:
-        y: Numbers between 0 and 1; others go to the nearest level.
+        logit_y: Logits of y.
         levels: Number of levels.
 
     Returns:
         Levels 0 .. levels - 1.
     """
-    return jnp.clip(jnp.floor(levels * y), 0, levels - 1).astype(jnp.int32)
+    level = jnp.floor(levels * jax.nn.sigmoid(logit_y))
+    return jnp.minimum(level, levels - 1).astype(jnp.int32)

@@ -15,6 +15,8 @@ _AT_LEAST_ONE = (
     "model.channels",
     "model.num-blocks",
     "diffusion.num-steps",
+    "flow.num-layers",
+    "flow.num-levels",
     "diffusion.chunk-size",
     "objective.num-samples",
     "train.num-steps",
@@ -36,7 +38,7 @@ _NOT_NEGATIVE = (
     "diffusion.degree",
 )
 _BELOW_ONE = ("model.dropout", "optimizer.b1", "optimizer.b2", "optimizer.ema-decay")
-_POSITIVE = ("optimizer.learning-rate", "optimizer.eps")
+_POSITIVE = ("optimizer.learning-rate", "optimizer.eps", "flow.tail-bound")
 
 _CHECKS: tuple[Check, ...] = (
     *((name, lambda v: v >= 1, "at least 1") for name in _AT_LEAST_ONE),
@@ -50,6 +52,7 @@ _CHECKS: tuple[Check, ...] = (
         lambda v: len(v) > 0 and all(factor >= 1 for factor in v),
         "one number of at least 1 for each resolution",
     ),
+    ("flow.num-bins", lambda v: 2 <= v <= 500, "from 2 to 500"),
     ("diffusion.eta", lambda v: 0 <= v <= 1, "from 0 to 1"),
     ("diffusion.gamma-min", lambda v: -30 <= v <= 30, "from -30 to 30"),
     ("diffusion.gamma-max", lambda v: -30 <= v <= 30, "from -30 to 30"),
@@ -64,6 +67,8 @@ _FAMILIES = {
 _ARCHITECTURES = {
     "vae": ("mlp", "conv"),
     "diffusion": ("mlp", "vdm-unet", "ddpm-unet"),
+    "flow": ("realnvp", "glow", "nsf-coupling", "nsf-autoregressive", "maf"),
+    "autoregressive": ("made",),
 }
 _GRADIENTS = {
     "elbo": (*gradients.ELBO_ESTIMATORS, "least-variance"),
@@ -99,15 +104,16 @@ def validate(config: Config) -> None:
             f"NaN; got {config.data.observation!r}"
         )
     _validate_objective(config)
-    if config.model.family == "vae":
+    if config.model.family in ("vae", "autoregressive"):
         _require_one_of(
             "model.likelihood",
             config.model.likelihood,
             _FAMILIES[config.data.observation],
             f"data.observation {config.data.observation!r}",
         )
-    else:
-        _validate_diffusion(config)
+    for holds, message in _COMBINATIONS.get(config.model.family, ()):
+        if not holds(config):
+            raise UserError(message)
 
 
 def _require_one_of(
@@ -137,8 +143,10 @@ def _validate_objective(config: Config) -> None:
     if spec.name == "weighted" or spec.gradient == "least-variance":
         raise UserError(
             "objective.name 'weighted' and objective.gradient 'least-variance' are for "
-            "model.family 'diffusion'; got 'vae'"
+            f"model.family 'diffusion'; got {config.model.family!r}"
         )
+    if config.model.family != "vae":
+        return
     on_weights = spec.name == "iwae" or spec.gradient != "pathwise"
     if on_weights and config.model.dropout:
         raise UserError(
@@ -148,16 +156,43 @@ def _validate_objective(config: Config) -> None:
         )
 
 
-_DIFFUSION: tuple[tuple[Callable[[Config], bool], str], ...] = (
+Combination = tuple[Callable[[Config], bool], str]
+_COMPLETE: Combination = (
+    lambda c: c.data.missing == "none",
+    "data.missing must be 'none' but for model.family 'vae'",
+)
+_LEVELS_OR_REALS: Combination = (
+    lambda c: c.data.observation in ("levels", "density"),
+    "data.observation must be levels or density for model.family 'diffusion' and "
+    "'flow'; use levels, or a vae",
+)
+_PLAIN_ELBO: Combination = (
+    lambda c: c.objective.name == "elbo" and c.objective.gradient == "pathwise",
+    "objective.name must be elbo, and objective.gradient pathwise, for model.family "
+    "'flow' and 'autoregressive'",
+)
+_FLOW: tuple[Combination, ...] = (
+    _COMPLETE,
+    _LEVELS_OR_REALS,
+    _PLAIN_ELBO,
     (
-        lambda c: c.data.observation in ("levels", "density"),
-        "data.observation must be levels or density for model.family 'diffusion'; use "
-        "levels, or a vae",
+        lambda c: c.data.observation == "density" or c.flow.transform == "standardize",
+        "flow.transform must be standardize for data.observation 'levels': their logit "
+        "is taken anyway",
     ),
     (
-        lambda c: c.data.missing == "none",
-        "data.missing must be 'none' for model.family 'diffusion'; use a vae",
+        lambda c: c.data.observation == "levels" or c.flow.noise == "uniform",
+        "flow.noise 'variational' needs data.observation 'levels': reals have no noise",
     ),
+    (
+        lambda c: len(c.model.hidden) > 0,
+        "model.hidden must name at least one width for model.family 'flow'; give 128, "
+        "say",
+    ),
+)
+_DIFFUSION: tuple[Combination, ...] = (
+    _LEVELS_OR_REALS,
+    _COMPLETE,
     (
         lambda c: c.diffusion.gamma_min < c.diffusion.gamma_max,
         "diffusion.gamma-min must be less than diffusion.gamma-max; swap them",
@@ -222,9 +257,8 @@ _DIFFUSION: tuple[tuple[Callable[[Config], bool], str], ...] = (
         "interior",
     ),
 )
-
-
-def _validate_diffusion(config: Config) -> None:
-    for holds, message in _DIFFUSION:
-        if not holds(config):
-            raise UserError(message)
+_COMBINATIONS = {
+    "diffusion": _DIFFUSION,
+    "flow": _FLOW,
+    "autoregressive": (_COMPLETE, _PLAIN_ELBO),
+}

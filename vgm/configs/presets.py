@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from vgm.configs.flow_presets import FLOW_PRESETS
 from vgm.configs.schema import (
     Config,
     DataConfig,
@@ -252,4 +253,5 @@ PRESETS: dict[str, tuple[str, Config]] = {
             evaluation=EvaluationConfig(evidence=False, num_elbo_samples=1),
         ),
     ),
+    **FLOW_PRESETS,
 }

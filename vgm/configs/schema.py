@@ -10,9 +10,11 @@ class DataConfig:
     """What is observed."""
 
     name: str = "digits"
-    """digits (embedded), or any TFDS image set; a label for files of your own."""
+    """digits (embedded), two-moons or checkerboard (drawn), or any TFDS image set; a
+    label for files of your own."""
     path: Path | None = None
-    """Folder of original files (IDX, .amat, chardata.mat, .npz) or TFDS directory."""
+    """Folder of original files (IDX, .amat, chardata.mat, .npz, .csv) or TFDS
+    directory."""
     observation: Literal["levels", "binary", "grey-bernoulli", "density"] = "levels"
     """What log p is of: integers, bits, grey values as Bernoulli targets, reals."""
     binarization: Literal["static", "dynamic"] = "static"
@@ -28,20 +30,32 @@ class DataConfig:
 class ModelConfig:
     """Which model, and its networks."""
 
-    family: Literal["vae", "diffusion"] = "vae"
+    family: Literal["vae", "diffusion", "flow", "autoregressive"] = "vae"
     """What kind of model."""
-    architecture: Literal["mlp", "conv", "vdm-unet", "ddpm-unet"] = "mlp"
+    architecture: Literal[
+        "mlp",
+        "conv",
+        "vdm-unet",
+        "ddpm-unet",
+        "realnvp",
+        "glow",
+        "nsf-coupling",
+        "nsf-autoregressive",
+        "maf",
+        "made",
+    ] = "mlp"
     """Networks: mlp or conv for a VAE; mlp, vdm-unet (one resolution) or ddpm-unet
-    (several) for a diffusion."""
+    (several) for a diffusion; realnvp, glow, nsf-coupling, nsf-autoregressive or maf
+    for a flow; made for an autoregressive model."""
     likelihood: Literal[
         "bernoulli", "categorical", "discretized_logistic", "normal"
     ] = "bernoulli"
-    """Family of p(x | z) of a VAE."""
+    """Family of p(x | z) of a VAE, or of each number of an autoregressive model."""
     latent_dim: int = 20
     """Size of z of a VAE."""
     hidden: tuple[int, ...] = (400,)
     """Widths of the encoder's hidden layers, mirrored by the decoder; of a diffusion's
-    mlp, one a residual block, all alike."""
+    mlp, one a residual block, all alike; of a flow's or made's masked networks."""
     channels: int = 32
     """Channels of the outermost convolution."""
     num_blocks: int = 2
@@ -55,7 +69,7 @@ class ModelConfig:
     fourier: tuple[int, ...] = ()
     """Exponents n of the features sin and cos 2^n pi z of a diffusion's network."""
     activation: Literal["relu", "tanh", "silu", "gelu"] = "relu"
-    """Non-linearity of a VAE."""
+    """Non-linearity of a VAE, a flow or made."""
     kernel_init: Literal["lecun_normal", "glorot_uniform"] = "lecun_normal"
     """Initialiser of the weights of a VAE's MLP."""
     dropout: float = 0.0
@@ -99,6 +113,25 @@ class DiffusionConfig:
     """Steps at once in evaluation."""
     eta: float = 1.0
     """Share of the ancestral noise in sampling: 0 for DDIM's deterministic path."""
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """The layers of a flow."""
+
+    num_layers: int = 8
+    """Steps; of glow at each level."""
+    num_levels: int = 2
+    """Levels of glow's pyramid."""
+    num_bins: int = 8
+    """Bins of a spline."""
+    tail_bound: float = 5.0
+    """Where a spline ends and the identity begins, in standard deviations or so."""
+    transform: Literal["standardize", "log", "logit"] = "standardize"
+    """What reals go through first; the last two, for positive numbers and for numbers
+    between 0 and 1, are standardised then too."""
+    noise: Literal["uniform", "variational"] = "uniform"
+    """Density of the noise that makes levels reals: uniform, or learned."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +222,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -11,13 +11,15 @@ from vgm.data import files
 from vgm.data.arrays import Dataset as Dataset
 from vgm.data.arrays import Split as Split
 from vgm.data.arrays import hold_out, take
+from vgm.data.plane import PLANE, load_plane
+from vgm.data.tables import load_csv
 from vgm.errors import UserError
 
 DIGITS_SPLIT = (1197, 303, 297)
 FOLDER_HELP = (
     "expected IDX files (train-images-idx3-ubyte.gz, ...), "
     "binarized_mnist_{train,valid,test}.amat.gz, chardata.mat, data_batch_1.bin and on "
-    "with test_batch.bin (CIFAR-10), one .npz, or a TFDS data directory"
+    "with test_batch.bin (CIFAR-10), one .npz or .csv, or a TFDS data directory"
 )
 
 
@@ -27,8 +29,8 @@ def load(
     """Load a data set into memory.
 
     Args:
-        name: "digits" (embedded), or the name of a TFDS image set; with original files,
-            a name to report.
+        name: "digits" (embedded), a name of ``plane.PLANE`` (drawn), or of a TFDS image
+            set; with original files, a name to report.
         path: Folder or file with the original data, or a TFDS data directory; None for
             the embedded digits or TFDS's own directory.
         num_validation: Examples held out at the end of the training split where the
@@ -41,10 +43,7 @@ def load(
     Raises:
         UserError: If it is missing, damaged or unknown.
     """
-    if path is None:
-        dataset = load_digits() if name == "digits" else None
-    else:
-        dataset = _load_path(name, path, missing)
+    dataset = _built_in(name) if path is None else _load_path(name, path, missing)
     if dataset is None:
         dataset = load_tfds(name, path)
     if dataset.validation is None:
@@ -56,6 +55,12 @@ def load(
         train, validation = hold_out(dataset.train, num_validation)
         dataset = dataset._replace(train=train, validation=validation)
     return dataset
+
+
+def _built_in(name: str) -> Dataset | None:
+    if name == "digits":
+        return load_digits()
+    return load_plane(name) if name in PLANE else None
 
 
 def load_digits() -> Dataset:
@@ -104,9 +109,9 @@ def load_tfds(name: str, path: Path | None) -> Dataset:
             builder = tfds.builder(name, data_dir=path, file_format="array_record")
         except (tfds.core.DatasetNotFoundError, ValueError) as error:
             raise UserError(
-                f"data.name {name!r} is no known data set; use 'digits', a name of the "
-                "TFDS catalogue (mnist, fashion_mnist, cifar10, ...), or give the "
-                "original files with --data.path"
+                f"data.name {name!r} is no known data set; use 'digits', 'two-moons', "
+                "'checkerboard', a name of the TFDS catalogue (mnist, cifar10, ...), "
+                "or give the original files with --data.path"
             ) from error
         splits = builder.info.splits
         if "train" not in splits:
@@ -163,9 +168,9 @@ def _load_path(name: str, path: Path, missing: str) -> Dataset | None:
     for pattern, loader in _FOLDERS:
         if any(path.glob(pattern)):
             return loader(path)
-    archives = sorted(path.glob("*.npz"))
-    if len(archives) == 1:
-        return _load_npz(archives[0], missing)
+    single = [found for end in _FILES for found in sorted(path.glob(f"*{end}"))]
+    if len(single) == 1:
+        return _load_file(single[0], missing)
     raise UserError(f"data.path {path} holds no data set {name!r}: {FOLDER_HELP}")
 
 
@@ -174,8 +179,10 @@ def _load_file(path: Path, missing: str) -> Dataset:
         return _load_npz(path, missing)
     if path.suffix == ".mat":
         return _load_omniglot(path)
+    if path.name.endswith((".csv", ".csv.gz")):
+        return load_csv(path)
     raise UserError(
-        f"data.path {path} is no .npz or .mat file; give its folder instead"
+        f"data.path {path} is no .npz, .csv or .mat file; give its folder instead"
     )
 
 
@@ -299,6 +306,7 @@ def _npz_labels(
     return labels.astype(np.int32)
 
 
+_FILES = (".npz", ".csv", ".csv.gz")
 _FOLDERS: tuple[tuple[str, Callable[[Path], Dataset]], ...] = (
     ("*-images*idx3-ubyte*", _load_idx),
     ("binarized_mnist_*.amat*", _load_amat),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from vgm import configs, models
 from vgm.bounds import gradients
 from vgm.errors import UserError
-from vgm.models import GenerativeModel, LatentVariableModel
+from vgm.models import GenerativeModel, LatentVariableModel, flows
 from vgm.models.diffusion import Diffusion
 from vgm.training import loop, objective, optimizers
 from vgm.training.step import train_step
@@ -49,7 +49,12 @@ def build_model(config: configs.Config, form: DataForm) -> GenerativeModel:
             f"model.conditional needs labels, and data.name {config.data.name!r} has "
             "none; drop the flag or use labelled data"
         )
-    build = {"vae": _build_vae, "diffusion": _build_diffusion}
+    build = {
+        "vae": _build_vae,
+        "diffusion": _build_diffusion,
+        "flow": _build_flow,
+        "autoregressive": _build_autoregressive,
+    }
     return build[spec.family](config, form)
 
 
@@ -61,7 +66,7 @@ def _build_vae(config: configs.Config, form: DataForm) -> GenerativeModel:
         "hidden": spec.hidden,
         "likelihood": spec.likelihood,
         "levels": form.levels,
-        "num_classes": form.num_classes if spec.conditional else 0,
+        "num_classes": _num_classes(config, form),
         "activation": spec.activation,
         "dropout": spec.dropout,
         "missing": config.data.missing != "none",
@@ -107,8 +112,56 @@ def _build_diffusion(config: configs.Config, form: DataForm) -> GenerativeModel:
         num_times=chain.num_times,
         chunk_size=chain.chunk_size,
         eta=chain.eta,
-        num_classes=form.num_classes if spec.conditional else 0,
+        num_classes=_num_classes(config, form),
     )
+
+
+def _build_flow(config: configs.Config, form: DataForm) -> GenerativeModel:
+    spec, settings = config.model, config.flow
+    step = flows.Step(
+        spec.hidden,
+        spec.activation,
+        spec.dropout,
+        settings.num_bins,
+        settings.tail_bound,
+    )
+    builders = {
+        "realnvp": flows.realnvp,
+        "nsf-coupling": flows.neural_spline_coupling,
+        "nsf-autoregressive": flows.neural_spline_autoregressive,
+        "maf": flows.maf,
+        "glow": functools.partial(flows.glow, num_levels=settings.num_levels),
+    }
+    noise = None
+    if settings.noise == "variational":
+        noise = flows.variational_noise(form.event_shape, step, 4)
+    return flows.flow(
+        builders[spec.architecture](form.event_shape, step, settings.num_layers),
+        event_shape=form.event_shape,
+        transform=settings.transform,
+        levels=form.levels,
+        noise=noise,
+        num_classes=_num_classes(config, form),
+    )
+
+
+def _build_autoregressive(config: configs.Config, form: DataForm) -> GenerativeModel:
+    spec = config.model
+    family = models.likelihoods.likelihood(spec.likelihood, levels=form.levels)
+    network = models.made.MADE(
+        spec.hidden,
+        family.num_outputs,
+        spec.activation,
+        spec.dropout,
+        use_output_bias=False,
+    )
+    return models.autoregressive.Autoregressive(
+        network, family, form.event_shape, _num_classes(config, form)
+    )
+
+
+def _num_classes(config: configs.Config, form: DataForm) -> int:
+    return form.num_classes if config.model.conditional else 0
 
 
 def make_optimizer(config: configs.Config) -> Any:

@@ -12,9 +12,12 @@ from vgm.evaluation import figures
 from vgm.experiment import setup
 from vgm.experiment.setup import Experiment
 from vgm.models import Reconstructing
+from vgm.models.flow import Flow
 from vgm.types import Masked, Params, PRNGKey
 
 MAX_FIGURE_IMAGES = 100
+GRID = 200
+"""Nodes a side of a picture of a density."""
 
 
 def draw_figures(
@@ -45,6 +48,9 @@ def draw_figures(
         caption = "Mean divergence of each step on the test split."
         drawn.append(("Denoising steps", caption, steps))
     shape = experiment.form.event_shape
+    in_plane = shape == (2,) and not experiment.config.model.conditional
+    if in_plane and isinstance(experiment.model, Flow):
+        return [_density(experiment, experiment.model, run_dir, params), *drawn]
     if len(shape) != 3 or shape[-1] not in (1, 3):
         return drawn
     key = setup.run_keys(experiment.config).figures
@@ -85,6 +91,29 @@ def draw_figures(
             1, ("Reconstructions", "Test examples and E[x | z], z ~ q(z | x).", path)
         )
     return drawn
+
+
+def _density(
+    experiment: Experiment, model: Flow, run_dir: Path, params: Params
+) -> tuple[str, str, Path]:
+    """Test points, the density that was learned, and draws from it."""
+    points = experiment.dataset.test.x
+    low, high = points.min(0), points.max(0)
+    margin = 0.15 * (high - low)
+    axes = np.linspace(low - margin, high + margin, GRID).astype(np.float32).T
+    nodes = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
+    log_density = jax.jit(model.log_prob)(params, nodes)
+    key = setup.run_keys(experiment.config).figures
+    draws = jax.jit(model.sample, static_argnums=2)(key, params, len(points))
+    path = run_dir / "density.png"
+    figures.save_density(
+        path,
+        np.asarray(points),
+        np.exp(np.asarray(log_density)).reshape(GRID, GRID),
+        np.asarray(draws),
+        axes,
+    )
+    return ("Density", "Test points, p(x), and draws x ~ p(x).", path)
 
 
 def figure_top(observation: str, levels: int) -> float:

@@ -177,6 +177,7 @@ def _numbers(
         "elbo_stderr": elbo.stderr,
         "num_elbo_samples": config.evaluation.num_elbo_samples,
         "num_steps": _num_steps(config),
+        "is_exact": bool(getattr(experiment.model, "is_exact", False)),
         "reconstruction_nats": likelihood.estimate(terms.reconstruction).mean,
         "prior_matching_nats": likelihood.estimate(terms.prior_matching).mean,
         "denoising_matching_nats": likelihood.estimate(denoising.sum(-1)).mean,

@@ -1,9 +1,14 @@
 """Networks, and where a network meets a bound."""
 
+from vgm.models import autoregressive as autoregressive
 from vgm.models import denoisers as denoisers
 from vgm.models import diffusion as diffusion
+from vgm.models import flow as flow
+from vgm.models import flows as flows
 from vgm.models import heads as heads
+from vgm.models import layers as layers
 from vgm.models import likelihoods as likelihoods
+from vgm.models import made as made
 from vgm.models import networks as networks
 from vgm.models import noise as noise
 from vgm.models import unets as unets

@@ -192,3 +192,41 @@ def require_image(event_shape: tuple[int, ...]) -> None:
             "model.architecture 'conv' needs (height, width, channels) with height and "
             f"width divisible by 4; got {event_shape}; use 'mlp'"
         )
+
+
+class ConvConditioner(nn.Module):
+    """Parameters for every number of an image from another of the same size.
+
+    3x3, 1x1 and 3x3 convolutions, the last one 0 at the start (Kingma & Dhariwal 2018).
+
+    Attributes:
+        width: Channels of the hidden layers.
+        num_channels: Channels of the image that is mapped.
+        num_params: Parameters of each number.
+    """
+
+    width: int
+    num_channels: int
+    num_params: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        context: Vectors | None,
+        *,
+        train: bool,
+    ) -> Float[Array, "batch height width outputs params"]:
+        """Parameters; a context is added to the first hidden layer."""
+        del train  # no dropout
+        hidden = nn.Conv(self.width, (3, 3))(x)
+        if context is not None:
+            added = nn.Dense(self.width, use_bias=False)(context)
+            hidden = hidden + added[:, None, None, :]
+        hidden = nn.Conv(self.width, (1, 1))(jax.nn.relu(hidden))
+        outputs = nn.Conv(
+            self.num_channels * self.num_params,
+            (3, 3),
+            kernel_init=INITIALIZERS["zeros"],
+        )(jax.nn.relu(hidden))
+        return outputs.reshape(*x.shape[:-1], self.num_channels, self.num_params)

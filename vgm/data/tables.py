@@ -1,0 +1,68 @@
+"""Tables of reals: one row an example, one column a number."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from vgm.data.arrays import Dataset, Split
+from vgm.data.files import read_bytes
+from vgm.errors import UserError
+
+MIN_ROWS = 10
+
+
+def load_csv(path: Path) -> Dataset:
+    """A .csv or .csv.gz of numbers, with or without a line of names.
+
+    Four fifths of the rows are for training, a tenth each for validation and test: a
+    fixed random split.
+
+    Args:
+        path: File.
+
+    Returns:
+        The data set.
+
+    Raises:
+        UserError: If a cell is no finite number, rows differ in length, or there are
+            fewer than 10.
+    """
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8; save it as such") from error
+    rows = [row for row in csv.reader(text.splitlines()) if row]
+    header = 1 if rows and not any(_is_number(cell) for cell in rows[0]) else 0
+    x = _numbers(path, rows[header:], first_line=header + 1)
+    if len(x) < MIN_ROWS:
+        raise UserError(f"{path} has {len(x)} rows; needs at least {MIN_ROWS}")
+    order = np.random.default_rng(0).permutation(len(x))
+    tenth = len(x) // 10
+    parts = np.split(x[order], [len(x) - 2 * tenth, len(x) - tenth])
+    train, validation, test = (Split(part, None) for part in parts)
+    return Dataset(train, validation, test, levels=0)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(path: Path, rows: list[list[str]], *, first_line: int) -> np.ndarray:
+    for line, row in enumerate(rows, first_line):
+        if len(row) != len(rows[0]):
+            raise UserError(
+                f"{path}, row {line}: {len(row)} cells where the first has "
+                f"{len(rows[0])}; make them alike"
+            )
+        for column, cell in enumerate(row, 1):
+            if not _is_number(cell) or not np.isfinite(np.float32(cell)):
+                raise UserError(
+                    f"{path}, row {line}, column {column}: {cell!r} is no finite "
+                    "number; mend or remove the row"
+                )
+    return np.asarray(rows, np.float32)

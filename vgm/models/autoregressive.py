@@ -1,0 +1,122 @@
+"""Autoregressive models: log p(x) = sum log p(x_i | x_1 .. x_{i-1}), exactly.
+
+No latents: the bound is the likelihood, its prior matching 0.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vgm.bounds.elbo import ElboTerms, single_latent_terms
+from vgm.models import conditions
+from vgm.models.likelihoods import Likelihood
+from vgm.types import Condition, Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoregressive:
+    """An autoregressive model as pure functions around one masked network.
+
+    Attributes:
+        network: (vectors, context, train) to outputs of each number, those of the i-th
+            a function of the numbers before it.
+        likelihood: Family of p(x_i | x_1 .. x_{i-1}).
+        event_shape: Shape of one example.
+        num_classes: Number of classes of an integer condition; 0 without.
+    """
+
+    network: nn.Module
+    likelihood: Likelihood
+    event_shape: tuple[int, ...]
+    num_classes: int = 0
+
+    is_exact = True
+    """log p(x) is exact."""
+
+    def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
+        """Parameters; the output bias fits each coordinate of x alone."""
+        one = jax.tree.map(lambda leaf: leaf[:1], (x, condition))
+        context = conditions.vectors(one[1], self.num_classes)
+        vector = self._vectors(one[0])
+        return {
+            "network": self.network.init(key, vector, context, train=False),
+            "output_bias": self.likelihood.initial_bias(x),
+        }
+
+    def outputs(
+        self,
+        params: Params,
+        x: Any,
+        condition: Condition = None,
+        *,
+        dropout_key: PRNGKey | None = None,
+    ) -> Float[Array, " batch *event outputs"]:
+        """The likelihood's outputs; with a key, under dropout."""
+        outputs = self.network.apply(
+            params["network"],
+            self._vectors(x),
+            conditions.vectors(condition, self.num_classes),
+            train=dropout_key is not None,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+        shape = (len(x), *params["output_bias"].shape)
+        return jnp.asarray(outputs).reshape(shape) + params["output_bias"][None]
+
+    def log_prob(
+        self, params: Params, x: Any, condition: Condition = None
+    ) -> Float[Array, " batch"]:
+        """Log p(x), exact."""
+        outputs = self.outputs(params, x, condition)
+        return jax.vmap(self.likelihood.log_prob)(x, outputs)
+
+    def elbo_terms(
+        self,
+        key: PRNGKey,
+        params: Params,
+        x: Any,
+        condition: Condition = None,
+        *,
+        train: bool = False,
+    ) -> ElboTerms:
+        """Log p(x) as reconstruction; nothing else; under dropout if ``train``."""
+        outputs = self.outputs(params, x, condition, dropout_key=key if train else None)
+        log_prob = jax.vmap(self.likelihood.log_prob)(x, outputs)
+        return single_latent_terms(log_prob, jnp.zeros_like(log_prob))
+
+    def log_weight(
+        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
+    ) -> Float[Array, " batch"]:
+        """Log p(x), whatever the key."""
+        return self.log_prob(params, x, condition)
+
+    def sample(
+        self,
+        key: PRNGKey,
+        params: Params,
+        num_samples: int,
+        condition: Condition = None,
+    ) -> Any:
+        """Draw x_1, then x_2 given it, and so on: as many passes as numbers."""
+        dim = math.prod(self.event_shape)
+        draw = self.likelihood.sample
+        dtype = jax.eval_shape(draw, key, params["output_bias"]).dtype
+
+        def step(x: Array, inputs: tuple[PRNGKey, Int[Array, ""]]) -> tuple[Any, None]:
+            key, i = inputs
+            outputs = self.outputs(params, x, condition)
+            keys = jax.random.split(key, num_samples)
+            drawn = jax.vmap(draw)(keys, outputs)
+            here = (jnp.arange(dim) == i).reshape(self.event_shape)
+            return jnp.where(here[None], drawn, x), None
+
+        x = jnp.zeros((num_samples, *self.event_shape), dtype)
+        keys = jax.random.split(key, dim)
+        return jax.lax.scan(step, x, (keys, jnp.arange(dim)))[0]
+
+    def _vectors(self, x: Any) -> Float[Array, "batch dim"]:
+        return self.likelihood.features(x).reshape(len(x), -1)

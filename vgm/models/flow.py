@@ -1,0 +1,188 @@
+"""Normalising flows: VAEs whose encoder and decoder are one invertible map.
+
+The log density of reals is exact; levels are dequantised with noise, whose density the
+bound carries, through a logit, so that all the mass lies on the levels.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgm import bijections
+from vgm.bijections import Bijection
+from vgm.bounds import flow as bound
+from vgm.bounds.elbo import ElboTerms
+from vgm.densities import normal
+from vgm.models import conditions, likelihoods
+from vgm.models.layers import Context, Layer, push
+from vgm.types import Condition, Params, PRNGKey, Scalar
+
+Event = Float[Array, "*event"]
+
+INIT_EXAMPLES = 1024
+"""Examples that the layers start from; the standardisation sees all."""
+
+
+def standard_normal(z: Event) -> Scalar:
+    """Log N(z; 0, I), in nats.
+
+    Args:
+        z: Noise.
+
+    Returns:
+        Its log density.
+    """
+    zero = jnp.zeros_like(z)
+    return normal.log_prob(z, zero, zero)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """A normalising flow as pure functions around its layers.
+
+    Attributes:
+        data: What makes the data roughly standard, fixed once it has seen them.
+        layers: Data to noise.
+        event_shape: Shape of one example.
+        levels: Number of integer levels; 0 for reals.
+        noise: From logit u to a normal, given x: variational dequantisation; None
+            for uniform u.
+        num_classes: Number of classes of an integer condition; 0 without.
+    """
+
+    data: Layer
+    layers: Layer
+    event_shape: tuple[int, ...]
+    levels: int = 0
+    noise: Layer | None = None
+    num_classes: int = 0
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether log p(x) is exact: of reals."""
+        return not self.levels
+
+    def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
+        """Parameters: standardisation by all of x, layers by some of it."""
+        key_u, key_data, key_layers, key_noise = jax.random.split(key, 4)
+        context = conditions.vectors(condition, self.num_classes)
+        value = x
+        if self.levels:
+            w, _ = bound.uniform_noise(key_u, x.shape)
+            value, _ = jax.vmap(self._dequantize)(x, w)
+        params = {"data": self.data.init(key_data, value, context)}
+        some = jax.tree.map(lambda leaf: leaf[:INIT_EXAMPLES], (value, context))
+        standard = push(self.data, params["data"], *some)
+        params["layers"] = self.layers.init(key_layers, standard, some[1])
+        if self.noise is not None:
+            contexts = jax.vmap(self._noise_context)(x[:1])
+            params["noise"] = self.noise.init(key_noise, standard[:1], contexts)
+        return params
+
+    def bijection(
+        self, params: Params, context: Context, dropout_key: PRNGKey | None = None
+    ) -> Bijection:
+        """Data to noise for one example's context; with a key, under dropout."""
+        return bijections.compose(
+            self.data.build(params["data"], context, None),
+            self.layers.build(params["layers"], context, dropout_key),
+        )
+
+    def log_prob(
+        self, params: Params, x: Any, condition: Condition = None
+    ) -> Float[Array, " batch"]:
+        """Log p(x) of reals, exact; of levels the log density of their logits."""
+        context = conditions.vectors(condition, self.num_classes)
+
+        def one(x: Event, context: Context) -> Scalar:
+            bijection = self.bijection(params, context)
+            return bound.change_of_variables(x, bijection, standard_normal).elbo
+
+        return jax.vmap(one)(x, context)
+
+    def elbo_terms(
+        self,
+        key: PRNGKey,
+        params: Params,
+        x: Any,
+        condition: Condition = None,
+        *,
+        train: bool = False,
+    ) -> ElboTerms:
+        """Terms of log p(x), exact for reals; one draw of the noise for levels."""
+        context = conditions.vectors(condition, self.num_classes)
+
+        def one(key: PRNGKey, x: Any, context: Context) -> ElboTerms:
+            key_u, key_dropout = jax.random.split(key)
+            bijection = self.bijection(params, context, key_dropout if train else None)
+            if not self.levels:
+                return bound.change_of_variables(x, bijection, standard_normal)
+            w, log_q = self._draw_noise(key_u, params, x)
+            value, log_det = self._dequantize(x, w)
+            terms = bound.change_of_variables(value, bijection, standard_normal)
+            return bound.dequantized_terms(terms, log_det, log_q)
+
+        return jax.vmap(one)(jax.random.split(key, len(x)), x, context)
+
+    def log_weight(
+        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
+    ) -> Float[Array, " batch"]:
+        """Log p(x), whatever the key; for levels its weight at one draw of noise."""
+        return self.elbo_terms(key, params, x, condition).elbo
+
+    def sample_and_log_prob(
+        self,
+        key: PRNGKey,
+        params: Params,
+        num_samples: int,
+        condition: Condition = None,
+    ) -> tuple[Any, Float[Array, " samples"]]:
+        """Draw reals (of levels the logits) with their log densities, in one pass."""
+        context = conditions.vectors(condition, self.num_classes)
+
+        def one(key: PRNGKey, context: Context) -> tuple[Event, Scalar]:
+            shape = jax.eval_shape(
+                lambda x: self.bijection(params, context).forward(x)[0],
+                jax.ShapeDtypeStruct(self.event_shape, jnp.zeros(()).dtype),
+            ).shape
+            return bound.sample_and_log_prob(
+                key,
+                self.bijection(params, context),
+                lambda key: jax.random.normal(key, shape),
+                standard_normal,
+            )
+
+        return jax.vmap(one)(jax.random.split(key, num_samples), context)
+
+    def sample(
+        self,
+        key: PRNGKey,
+        params: Params,
+        num_samples: int,
+        condition: Condition = None,
+    ) -> Any:
+        """Draw z ~ N(0, I), then x = f^-1(z); its level, where x has levels."""
+        value, _ = self.sample_and_log_prob(key, params, num_samples, condition)
+        if not self.levels:
+            return value
+        return bound.quantize(value, levels=self.levels)
+
+    def _dequantize(self, x: Any, w: Event) -> tuple[Event, Scalar]:
+        return bound.dequantize(x, w, levels=self.levels)
+
+    def _noise_context(self, x: Any) -> Float[Array, " features"]:
+        return likelihoods.scale_levels(x, levels=self.levels).reshape(-1)
+
+    def _draw_noise(self, key: PRNGKey, params: Params, x: Any) -> tuple[Event, Scalar]:
+        """Logits w of the noise u ~ q(u | x), and their log density."""
+        if self.noise is None:
+            return bound.uniform_noise(key, x.shape)
+        return bound.sample_and_log_prob(
+            key,
+            self.noise.build(params["noise"], self._noise_context(x), None),
+            lambda key: jax.random.normal(key, x.shape),
+            standard_normal,
+        )

@@ -1,0 +1,248 @@
+"""RealNVP, Glow, neural spline flows and MAF: what their layers are made of.
+
+Each repeats one step as a loop, so that compilation takes the same however deep.
+"""
+
+import math
+from typing import NamedTuple
+
+from vgm.bijections import elementwise, images, linear, transforms
+from vgm.errors import UserError
+from vgm.models import layers, networks
+from vgm.models.flow import Flow
+from vgm.models.layers import Layer
+from vgm.models.made import MADE
+
+DATA_TRANSFORMS = ("standardize", "log", "logit")
+
+
+class Step(NamedTuple):
+    """Sizes of one step of a flow.
+
+    Attributes:
+        hidden: Widths of the conditioner's hidden layers.
+        activation: Its non-linearity.
+        dropout: Its probability of dropping a hidden unit while training.
+        num_bins: Bins of a spline.
+        tail_bound: Where a spline ends.
+    """
+
+    hidden: tuple[int, ...]
+    activation: str = "relu"
+    dropout: float = 0.0
+    num_bins: int = 8
+    tail_bound: float = 5.0
+
+
+def data_layer(transform: str) -> Layer:
+    """The fixed layer next to the data: perhaps a logarithm or logit; standardisation.
+
+    Args:
+        transform: One of ``DATA_TRANSFORMS``.
+
+    Returns:
+        The layer.
+    """
+    before = {
+        "standardize": (),
+        "log": (layers.fixed(elementwise.log()),),
+        "logit": (layers.fixed(elementwise.logit()),),
+    }
+    parts = (*before[transform], layers.actnorm(by_channel=False))
+    return layers.frozen(layers.chain(*parts))
+
+
+def realnvp(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Layer:
+    """Affine couplings of vectors (Dinh et al. 2017), ActNorm for batch norm.
+
+    Args:
+        event_shape: Shape of one example.
+        step: Sizes.
+        num_layers: Steps.
+
+    Returns:
+        The layer.
+    """
+    parts = (layers.actnorm(by_channel=False), _coupling(event_shape, step, "affine"))
+    return _vectors(event_shape, parts, num_layers)
+
+
+def neural_spline_coupling(
+    event_shape: tuple[int, ...], step: Step, num_layers: int
+) -> Layer:
+    """Spline couplings and LU matrices: RQ-NSF (C) of Durkan et al. (2019).
+
+    Args:
+        event_shape: Shape of one example.
+        step: Sizes.
+        num_layers: Steps.
+
+    Returns:
+        The layer.
+    """
+    parts = (layers.lu(), _coupling(event_shape, step, "spline"))
+    return _vectors(event_shape, parts, num_layers)
+
+
+def neural_spline_autoregressive(
+    event_shape: tuple[int, ...], step: Step, num_layers: int
+) -> Layer:
+    """Masked autoregressive splines: RQ-NSF (AR) of Durkan et al. (2019).
+
+    Args:
+        event_shape: Shape of one example.
+        step: Sizes.
+        num_layers: Steps.
+
+    Returns:
+        The layer.
+    """
+    parts = (layers.lu(), _autoregressive(step, "spline"))
+    return _vectors(event_shape, parts, num_layers)
+
+
+def maf(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Layer:
+    """Masked autoregressive affine maps (Papamakarios et al. 2017).
+
+    Args:
+        event_shape: Shape of one example.
+        step: Sizes.
+        num_layers: Steps.
+
+    Returns:
+        The layer.
+    """
+    parts = (layers.actnorm(by_channel=False), _autoregressive(step, "affine"))
+    return _vectors(event_shape, parts, num_layers)
+
+
+def glow(
+    event_shape: tuple[int, ...], step: Step, num_layers: int, *, num_levels: int
+) -> Layer:
+    """A pyramid of ActNorm, 1x1 convolutions and couplings (Kingma & Dhariwal 2018).
+
+    Args:
+        event_shape: (height, width, channels).
+        step: Sizes; the first width is the convolutions'.
+        num_layers: Steps at each level.
+        num_levels: Levels.
+
+    Returns:
+        The layer, from images to vectors.
+
+    Raises:
+        UserError: If the image cannot be halved so often.
+    """
+    sides = event_shape[:2]
+    if len(event_shape) != 3 or any(side % 2**num_levels for side in sides):
+        raise UserError(
+            f"flow.num-levels {num_levels} needs (height, width, channels) with sides "
+            f"divisible by {2**num_levels}; got {event_shape}; use fewer levels"
+        )
+    levels, channels = [], event_shape[2]
+    for _ in range(num_levels):
+        mapped = 2 * channels
+        network = networks.ConvConditioner(step.hidden[0], mapped, 2)
+        parts = (
+            layers.actnorm(by_channel=True),
+            layers.lu(),
+            layers.coupling(network, transforms.affine(), split=mapped),
+            layers.fixed(linear.reverse()),
+        )
+        levels.append(layers.repeat(layers.chain(*parts), num_layers))
+        channels = mapped
+    height, width, last = event_shape
+    return layers.pyramid(tuple(levels), (height, width, last))
+
+
+def _vectors(
+    event_shape: tuple[int, ...], parts: tuple[Layer, ...], num_layers: int
+) -> Layer:
+    """A flattened event through some layers and a reversal, so many times."""
+    step = layers.chain(*parts, layers.fixed(linear.reverse()))
+    flatten = layers.fixed(images.flatten(event_shape))
+    return layers.chain(flatten, layers.repeat(step, num_layers))
+
+
+def _transform(name: str, step: Step) -> transforms.Transform:
+    if name == "affine":
+        return transforms.affine()
+    return transforms.rational_quadratic(
+        num_bins=step.num_bins, tail_bound=step.tail_bound
+    )
+
+
+def _coupling(event_shape: tuple[int, ...], step: Step, name: str) -> Layer:
+    dim = math.prod(event_shape)
+    if dim < 2:
+        raise UserError(
+            "a coupling flow needs at least 2 numbers an example; got "
+            f"{dim}: use maf or nsf-autoregressive"
+        )
+    split, transform = dim // 2, _transform(name, step)
+    mlp = networks.MLP(
+        step.hidden,
+        (dim - split) * transform.num_params,
+        "zeros",
+        activation=step.activation,
+        dropout=step.dropout,
+    )
+    network = networks.MLPDecoder(mlp, (dim - split, transform.num_params))
+    return layers.coupling(network, transform, split=split)
+
+
+def _autoregressive(step: Step, name: str) -> Layer:
+    transform = _transform(name, step)
+    network = MADE(
+        step.hidden, transform.num_params, step.activation, dropout=step.dropout
+    )
+    return layers.masked_autoregressive(network, transform)
+
+
+def variational_noise(
+    event_shape: tuple[int, ...], step: Step, num_layers: int
+) -> Layer:
+    """Noise of a variational dequantisation: from logit u to a normal, given x.
+
+    Affine couplings of vectors, as fast from noise to u.
+
+    Args:
+        event_shape: Shape of one example.
+        step: Sizes.
+        num_layers: Steps.
+
+    Returns:
+        The layer, whose context is x.
+    """
+    part = layers.chain(
+        _coupling(event_shape, step, "affine"), layers.fixed(linear.reverse())
+    )
+    flatten = layers.fixed(images.flatten(event_shape))
+    repeated = layers.repeat(part, num_layers)
+    return layers.chain(flatten, repeated, layers.inverse(flatten))
+
+
+def flow(
+    layer: Layer,
+    *,
+    event_shape: tuple[int, ...],
+    transform: str = "standardize",
+    levels: int = 0,
+    noise: Layer | None = None,
+    num_classes: int = 0,
+) -> Flow:
+    """A flow of given layers.
+
+    Args:
+        layer: Standardised data to noise.
+        event_shape: Shape of one example.
+        transform: One of ``DATA_TRANSFORMS``; for levels, whose logit is taken anyway,
+            "standardize".
+        levels: Number of integer levels; 0 for reals.
+        noise: ``variational_noise``, or None for uniform noise.
+        num_classes: Number of classes of an integer condition; 0 without.
+
+    Returns:
+        The model.
+    """
+    return Flow(data_layer(transform), layer, event_shape, levels, noise, num_classes)
