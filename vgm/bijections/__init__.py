@@ -1,6 +1,7 @@
 """Invertible maps: the fixed encoders of normalising flows."""
 
 from vgm.bijections import autoregressive as autoregressive
+from vgm.bijections import continuous as continuous
 from vgm.bijections import coupling as coupling
 from vgm.bijections import elementwise as elementwise
 from vgm.bijections import images as images

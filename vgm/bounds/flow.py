@@ -71,20 +71,72 @@ def sample_and_log_prob(
     return x, log_base(z) - log_det
 
 
-def uniform_noise(key: PRNGKey, shape: tuple[int, ...]) -> tuple[Event, Scalar]:
-    """Uniform u as w = logit u, and its log density: a standard logistic variable.
+def reverse_kl_terms(log_target: Scalar, log_q: Scalar) -> ElboTerms:
+    """Terms of a flow q fitted to an unnormalised density at a draw x ~ q.
+
+    E [ log target(x) - log q(x) ] <= log Z, the logarithm of the integral of the
+    target, equal where q is the target over Z: the evidence is Z, and what is latent is
+    x (Rezende & Mohamed 2015).
+
+    Args:
+        log_target: log target(x).
+        log_q: log q(x).
+
+    Returns:
+        Terms whose ELBO is a log weight: E[exp] = Z.
+    """
+    return single_latent_terms(log_target, log_q)
+
+
+def flow_matching_error(
+    velocity: Callable[[Scalar, Event], Event], t: Scalar, x: Event, z: Event
+) -> Scalar:
+    """|v(t, (1 - t) x + t z) - (z - x)|^2, the straight path from data to noise.
+
+    No bound (Lipman et al. 2023, eq. 23 with sigma_min = 0, time the other way round).
+
+    Args:
+        velocity: (t, x) to dx/dt.
+        t: Time.
+        x: Data.
+        z: Noise.
+
+    Returns:
+        The squared error.
+    """
+    there = velocity(t, (1.0 - t) * x + t * z)
+    return jnp.sum((there - (z - x)) ** 2)
+
+
+def sample_uniform(key: PRNGKey, shape: tuple[int, ...]) -> Event:
+    """Uniform u as w = logit u: a standard logistic variable.
 
     Args:
         key: Random key, used once.
         shape: Shape of the event.
 
     Returns:
-        w and log q(w), in nats.
+        w, never infinite.
     """
     # Neither 0 nor 1: of these 2^23 numbers none rounds to an end.
     u = (jax.random.uniform(key, shape, jnp.float32) + 2.0**-24).astype(float)
-    w = jnp.log(u) - jnp.log1p(-u)
-    return w, jnp.sum(log_sigmoid(w) + log_sigmoid(-w))
+    return jnp.log(u) - jnp.log1p(-u)
+
+
+def log_uniform(w: Event) -> Scalar:
+    """Log density of w = logit u for uniform u.
+
+    >>> import jax.numpy as jnp
+    >>> float(log_uniform(jnp.zeros(())))
+    -1.3863
+
+    Args:
+        w: Logits.
+
+    Returns:
+        sum log sigmoid(w) + log sigmoid(-w), in nats.
+    """
+    return jnp.sum(log_sigmoid(w) + log_sigmoid(-w))
 
 
 def dequantize(

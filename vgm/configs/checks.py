@@ -67,14 +67,26 @@ _FAMILIES = {
 _ARCHITECTURES = {
     "vae": ("mlp", "conv"),
     "diffusion": ("mlp", "vdm-unet", "ddpm-unet"),
-    "flow": ("realnvp", "glow", "nsf-coupling", "nsf-autoregressive", "maf"),
+    "flow": (
+        "realnvp",
+        "glow",
+        "nsf-coupling",
+        "nsf-autoregressive",
+        "maf",
+        "continuous",
+    ),
     "autoregressive": ("made",),
 }
-_GRADIENTS = {
-    "elbo": (*gradients.ELBO_ESTIMATORS, "least-variance"),
-    "iwae": tuple(gradients.IWAE_ESTIMATORS),
-    "weighted": ("pathwise",),
+_OBJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
+    "vae": {
+        "elbo": tuple(gradients.ELBO_ESTIMATORS),
+        "iwae": tuple(gradients.IWAE_ESTIMATORS),
+    },
+    "diffusion": {"elbo": ("pathwise", "least-variance"), "weighted": ("pathwise",)},
+    "flow": {"elbo": ("pathwise",), "flow-matching": ("pathwise",)},
+    "autoregressive": {"elbo": ("pathwise",)},
 }
+"""Objectives of each family, and the gradients of each."""
 _FIXED = ("linear", "cosine", "sigmoid", "ddpm")
 _WITH_INTERIOR = ("polynomial", "monotone")
 
@@ -126,26 +138,23 @@ def _require_one_of(
 
 
 def _validate_objective(config: Config) -> None:
-    spec = config.objective
+    spec, family = config.objective, config.model.family
+    objectives = _OBJECTIVES[family]
+    _require_one_of(
+        "objective.name", spec.name, tuple(objectives), f"model.family {family!r}"
+    )
     _require_one_of(
         "objective.gradient",
         spec.gradient,
-        _GRADIENTS[spec.name],
-        f"objective.name {spec.name!r}",
+        objectives[spec.name],
+        f"objective.name {spec.name!r} of model.family {family!r}",
     )
     if spec.gradient in ("score-function", "vimco") and spec.num_samples < 2:
         raise UserError(
             "objective.num-samples must be at least 2 for objective.gradient "
             f"{spec.gradient!r}: the other draws are its baseline; got 1"
         )
-    if config.model.family == "diffusion":
-        return
-    if spec.name == "weighted" or spec.gradient == "least-variance":
-        raise UserError(
-            "objective.name 'weighted' and objective.gradient 'least-variance' are for "
-            f"model.family 'diffusion'; got {config.model.family!r}"
-        )
-    if config.model.family != "vae":
+    if family != "vae":
         return
     on_weights = spec.name == "iwae" or spec.gradient != "pathwise"
     if on_weights and config.model.dropout:
@@ -166,15 +175,9 @@ _LEVELS_OR_REALS: Combination = (
     "data.observation must be levels or density for model.family 'diffusion' and "
     "'flow'; use levels, or a vae",
 )
-_PLAIN_ELBO: Combination = (
-    lambda c: c.objective.name == "elbo" and c.objective.gradient == "pathwise",
-    "objective.name must be elbo, and objective.gradient pathwise, for model.family "
-    "'flow' and 'autoregressive'",
-)
 _FLOW: tuple[Combination, ...] = (
     _COMPLETE,
     _LEVELS_OR_REALS,
-    _PLAIN_ELBO,
     (
         lambda c: c.data.observation == "density" or c.flow.transform == "standardize",
         "flow.transform must be standardize for data.observation 'levels': their logit "
@@ -183,6 +186,28 @@ _FLOW: tuple[Combination, ...] = (
     (
         lambda c: c.data.observation == "levels" or c.flow.noise == "uniform",
         "flow.noise 'variational' needs data.observation 'levels': reals have no noise",
+    ),
+    (
+        lambda c: (
+            c.objective.name == "elbo"
+            or (
+                c.model.architecture == "continuous" and c.data.observation == "density"
+            )
+        ),
+        "objective.name 'flow-matching' needs model.architecture 'continuous' and "
+        "data.observation 'density'",
+    ),
+    (
+        lambda c: (c.flow.target == "none") == (c.data.name != "nothing"),
+        "flow.target banana or ring and data.name nothing go together: give both",
+    ),
+    (
+        lambda c: (
+            c.flow.target == "none"
+            or (c.objective.name == "elbo" and not c.model.conditional)
+        ),
+        "flow.target needs objective.name 'elbo' and no model.conditional: there are "
+        "no data",
     ),
     (
         lambda c: len(c.model.hidden) > 0,
@@ -232,14 +257,6 @@ _DIFFUSION: tuple[Combination, ...] = (
         "objective.gradient 'least-variance'",
     ),
     (
-        lambda c: (
-            c.objective.name != "iwae"
-            and c.objective.gradient in ("pathwise", "least-variance")
-        ),
-        "objective.name must be elbo or weighted, and objective.gradient pathwise or "
-        "least-variance, for model.family 'diffusion'",
-    ),
-    (
         lambda c: c.objective.name != "weighted" or c.diffusion.schedule in _FIXED,
         "diffusion.schedule must be a fixed one for objective.name 'weighted': a "
         "weighted error is no bound to learn it by; use linear or cosine, say",
@@ -260,5 +277,5 @@ _DIFFUSION: tuple[Combination, ...] = (
 _COMBINATIONS = {
     "diffusion": _DIFFUSION,
     "flow": _FLOW,
-    "autoregressive": (_COMPLETE, _PLAIN_ELBO),
+    "autoregressive": (_COMPLETE,),
 }

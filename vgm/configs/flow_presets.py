@@ -6,6 +6,7 @@ from vgm.configs.schema import (
     EvaluationConfig,
     FlowConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -108,6 +109,40 @@ FLOW_PRESETS: dict[str, tuple[str, Config]] = {
                 num_steps=3000, batch_size=512, eval_every=500, patience=0
             ),
             evaluation=_EXACT,
+        ),
+    ),
+    "cnf-2d": (
+        "Continuous flow of a density in the plane, trained by flow matching.",
+        Config(
+            preset="cnf-2d",
+            data=DataConfig(name="checkerboard", observation="density"),
+            model=ModelConfig(
+                family="flow",
+                architecture="continuous",
+                hidden=(128, 128, 128),
+                activation="silu",
+            ),
+            objective=ObjectiveConfig(name="flow-matching"),
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3, schedule="cosine", warmup_steps=100, ema_decay=0.999
+            ),
+            train=TrainConfig(num_steps=10_000, batch_size=512, eval_every=5000),
+            evaluation=_EXACT,
+        ),
+    ),
+    "flow-target-2d": (
+        "Neural spline flow fitted to an unnormalised density: its normaliser Z.",
+        Config(
+            preset="flow-target-2d",
+            data=DataConfig(name="nothing", observation="density"),
+            model=ModelConfig(
+                family="flow", architecture="nsf-coupling", hidden=(64, 64)
+            ),
+            flow=FlowConfig(num_layers=4, target="banana"),
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3, schedule="cosine", warmup_steps=100, ema_decay=0.99
+            ),
+            train=TrainConfig(num_steps=2000, batch_size=512, eval_every=500),
         ),
     ),
     "nsf-tabular": (

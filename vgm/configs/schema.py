@@ -10,8 +10,8 @@ class DataConfig:
     """What is observed."""
 
     name: str = "digits"
-    """digits (embedded), two-moons or checkerboard (drawn), or any TFDS image set; a
-    label for files of your own."""
+    """digits (embedded), two-moons or checkerboard (drawn), nothing (for flow.target),
+    or any TFDS image set; a label for files of your own."""
     path: Path | None = None
     """Folder of original files (IDX, .amat, chardata.mat, .npz, .csv) or TFDS
     directory."""
@@ -42,11 +42,12 @@ class ModelConfig:
         "nsf-coupling",
         "nsf-autoregressive",
         "maf",
+        "continuous",
         "made",
     ] = "mlp"
     """Networks: mlp or conv for a VAE; mlp, vdm-unet (one resolution) or ddpm-unet
-    (several) for a diffusion; realnvp, glow, nsf-coupling, nsf-autoregressive or maf
-    for a flow; made for an autoregressive model."""
+    (several) for a diffusion; realnvp, glow, nsf-coupling, nsf-autoregressive, maf or
+    continuous for a flow; made for an autoregressive model."""
     likelihood: Literal[
         "bernoulli", "categorical", "discretized_logistic", "normal"
     ] = "bernoulli"
@@ -120,7 +121,7 @@ class FlowConfig:
     """The layers of a flow."""
 
     num_layers: int = 8
-    """Steps; of glow at each level."""
+    """Steps; of glow at each level; a continuous flow has none."""
     num_levels: int = 2
     """Levels of glow's pyramid."""
     num_bins: int = 8
@@ -132,15 +133,18 @@ class FlowConfig:
     between 0 and 1, are standardised then too."""
     noise: Literal["uniform", "variational"] = "uniform"
     """Density of the noise that makes levels reals: uniform, or learned."""
+    target: Literal["none", "banana", "ring"] = "none"
+    """Unnormalised density in the plane to fit the flow to, with data.name nothing."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """What is maximised."""
 
-    name: Literal["elbo", "iwae", "weighted"] = "elbo"
-    """The ELBO, the importance-weighted bound of num_samples draws, or for a diffusion
-    a weighted mean of its squared errors, which is no bound."""
+    name: Literal["elbo", "iwae", "weighted", "flow-matching"] = "elbo"
+    """The ELBO, or the importance-weighted bound of num_samples draws; no bounds are,
+    of a diffusion, a weighted mean of its squared errors, and flow matching of a
+    continuous flow."""
     num_samples: int = 1
     """Draws of z an example (K)."""
     gradient: Literal[

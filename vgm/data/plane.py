@@ -42,14 +42,31 @@ def checkerboard(generator: np.random.Generator, count: int) -> np.ndarray:
     return corner + 2.0 * generator.random((count, 2))
 
 
+def nothing(generator: np.random.Generator, count: int) -> np.ndarray:
+    """Examples without numbers: what a flow that is fitted to a density observes.
+
+    Args:
+        generator: Not used.
+        count: Examples.
+
+    Returns:
+        An empty row each.
+    """
+    del generator
+    return np.zeros((count, 0))
+
+
 PLANE: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "two-moons": two_moons,
     "checkerboard": checkerboard,
+    "nothing": nothing,
 }
 
 
 def load_plane(name: str) -> Dataset:
     """50,000 training, 5,000 validation and 10,000 test points, always the same.
+
+    Of nothing, a fiftieth: they say how often a bound is drawn.
 
     Args:
         name: A name of ``PLANE``.
@@ -57,8 +74,12 @@ def load_plane(name: str) -> Dataset:
     Returns:
         The data set.
     """
-    train, validation, test = (
-        Split(PLANE[name](np.random.default_rng([0, stream]), count).astype("f4"), None)
-        for stream, count in enumerate(SIZES)
-    )
+    share = 50 if name == "nothing" else 1
+
+    def draw(stream: int) -> Split:
+        generator = np.random.default_rng([0, stream])
+        x = PLANE[name](generator, SIZES[stream] // share)
+        return Split(x.astype(np.float32), None)
+
+    train, validation, test = map(draw, range(3))
     return Dataset(train, validation, test, levels=0)

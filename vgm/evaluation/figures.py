@@ -103,34 +103,35 @@ def save_steps(path: Path, matching: Sequence[float]) -> None:
     _save(figure, path)
 
 
-def save_density(
-    path: Path,
-    points: np.ndarray,
-    density: np.ndarray,
-    draws: np.ndarray,
-    axes: np.ndarray,
+def save_densities(
+    path: Path, panels: Sequence[tuple[str, np.ndarray]], axes: np.ndarray
 ) -> None:
-    """Show a density in the plane between data and draws from it, on one scale.
+    """Show densities and points in the plane side by side, on one scale.
 
     Args:
         path: PNG file to write.
-        points: Data, one point a row.
-        density: Density on the grid of ``axes``, the second coordinate down the rows.
-        draws: Draws from the density, one point a row.
+        panels: Titles, and points, one a row, or densities on the grid of ``axes``, the
+            second coordinate down the rows.
         axes: Both axes of the grid.
     """
-    figure = _figure(13.0, 4.6)
-    panels = figure.subplots(1, 3, sharex=True, sharey=True)
+    figure = _figure(4.3 * len(panels), 4.6)
     box = (axes[0, 0], axes[0, -1], axes[1, 0], axes[1, -1])
-    for axis, title, values in (
-        (panels[0], "test points", points),
-        (panels[2], "draws", draws),
-    ):
-        axis.plot(values[:, 0], values[:, 1], ",", color="tab:blue", alpha=0.6)
+    brightest = max(v.max() for _, v in panels if v.shape == 2 * axes.shape[1:])
+    every = figure.subplots(1, len(panels), sharex=True, sharey=True)
+    for axis, (title, values) in zip(every, panels, strict=True):
         axis.set_title(title)
-    panels[1].imshow(density, extent=box, origin="lower", cmap="magma", aspect="auto")
-    panels[1].set_title("p(x)")
-    for axis in panels:
+        if values.shape == 2 * axes.shape[1:]:
+            axis.imshow(
+                values,
+                extent=box,
+                origin="lower",
+                cmap="magma",
+                aspect="auto",
+                vmin=0.0,
+                vmax=brightest,
+            )
+        else:
+            axis.plot(values[:, 0], values[:, 1], ",", color="tab:blue", alpha=0.6)
         axis.set_xlim(box[:2])
         axis.set_ylim(box[2:])
         axis.set_box_aspect((box[3] - box[2]) / (box[1] - box[0]))

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from vgm import configs, models
+from vgm import configs, models, oracles
 from vgm.bounds import gradients
 from vgm.errors import UserError
 from vgm.models import GenerativeModel, LatentVariableModel, flows
 from vgm.models.diffusion import Diffusion
+from vgm.models.flow import Flow
 from vgm.training import loop, objective, optimizers
 from vgm.training.step import train_step
 
@@ -130,19 +131,29 @@ def _build_flow(config: configs.Config, form: DataForm) -> GenerativeModel:
         "nsf-coupling": flows.neural_spline_coupling,
         "nsf-autoregressive": flows.neural_spline_autoregressive,
         "maf": flows.maf,
+        "continuous": flows.continuous,
         "glow": functools.partial(flows.glow, num_levels=settings.num_levels),
     }
     noise = None
     if settings.noise == "variational":
         noise = flows.variational_noise(form.event_shape, step, 4)
-    return flows.flow(
-        builders[spec.architecture](form.event_shape, step, settings.num_layers),
-        event_shape=form.event_shape,
+    target = None
+    if settings.target != "none":
+        target = oracles.targets.TARGETS[settings.target]()
+    shape = form.event_shape if target is None else (2,)
+    velocity = None
+    if spec.architecture == "continuous":
+        velocity = flows.velocity_network(shape, step)
+    flow = flows.flow(
+        builders[spec.architecture](shape, step, settings.num_layers),
+        event_shape=shape,
         transform=settings.transform,
         levels=form.levels,
         noise=noise,
         num_classes=_num_classes(config, form),
+        velocity=velocity,
     )
+    return flow if target is None else models.target.TargetFlow(flow, target)
 
 
 def _build_autoregressive(config: configs.Config, form: DataForm) -> GenerativeModel:
@@ -211,6 +222,8 @@ def value_and_grad(
             return objective.weighted_error(model, weighting=spec.weighting)
         if spec.gradient == "least-variance":
             return objective.least_variance(model)
+    if isinstance(model, Flow) and spec.name == "flow-matching":
+        return objective.flow_matching(model)
     if spec.name == "elbo" and spec.gradient == "pathwise":
         return objective.negative_elbo(model, num_samples=spec.num_samples)
     if not isinstance(model, LatentVariableModel):

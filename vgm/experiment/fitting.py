@@ -261,6 +261,6 @@ def _write_events(writer: Any, row: dict[str, Any]) -> None:
     if writer is None:
         return
     for name, value in row.items():
-        if name != "step" and value is not None:
+        if name != "step" and value is not None and np.isfinite(value):
             writer.add_scalar(name, value, row["step"])
     writer.flush()

@@ -13,9 +13,11 @@ from vgm.experiment import setup
 from vgm.experiment.setup import Experiment
 from vgm.models import Reconstructing
 from vgm.models.flow import Flow
+from vgm.models.target import TargetFlow
 from vgm.types import Masked, Params, PRNGKey
 
 MAX_FIGURE_IMAGES = 100
+TARGET_DRAWS = 10_000
 GRID = 200
 """Nodes a side of a picture of a density."""
 
@@ -47,10 +49,10 @@ def draw_figures(
         figures.save_steps(steps, by_step)
         caption = "Mean divergence of each step on the test split."
         drawn.append(("Denoising steps", caption, steps))
-    shape = experiment.form.event_shape
+    shape, model = experiment.form.event_shape, experiment.model
     in_plane = shape == (2,) and not experiment.config.model.conditional
-    if in_plane and isinstance(experiment.model, Flow):
-        return [_density(experiment, experiment.model, run_dir, params), *drawn]
+    if isinstance(model, TargetFlow) or (in_plane and isinstance(model, Flow)):
+        return [_density(experiment, model, run_dir, params), *drawn]
     if len(shape) != 3 or shape[-1] not in (1, 3):
         return drawn
     key = setup.run_keys(experiment.config).figures
@@ -94,26 +96,32 @@ def draw_figures(
 
 
 def _density(
-    experiment: Experiment, model: Flow, run_dir: Path, params: Params
+    experiment: Experiment, model: Flow | TargetFlow, run_dir: Path, params: Params
 ) -> tuple[str, str, Path]:
-    """Test points, the density that was learned, and draws from it."""
-    points = experiment.dataset.test.x
-    low, high = points.min(0), points.max(0)
+    """Test points or the target, the density that was learned, and draws from it."""
+    flow = model.flow if isinstance(model, TargetFlow) else model
+    test = experiment.dataset.test.x
+    count = len(test) if flow is model else TARGET_DRAWS
+    key = setup.run_keys(experiment.config).figures
+    draws = np.asarray(jax.jit(flow.sample, static_argnums=2)(key, params, count))
+    shown = test if flow is model else draws
+    low, high = shown.min(0), shown.max(0)
     margin = 0.15 * (high - low)
     axes = np.linspace(low - margin, high + margin, GRID).astype(np.float32).T
-    nodes = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
-    log_density = jax.jit(model.log_prob)(params, nodes)
-    key = setup.run_keys(experiment.config).figures
-    draws = jax.jit(model.sample, static_argnums=2)(key, params, len(points))
+    nodes = jnp.stack(jnp.meshgrid(*axes), -1).reshape(-1, 2)
+
+    def on_grid(log_density: Any) -> np.ndarray:
+        return np.exp(np.asarray(log_density)).reshape(GRID, GRID)
+
+    if isinstance(model, TargetFlow):
+        log_target = jax.vmap(model.target.log_density)(nodes)
+        first = ("target / Z", on_grid(log_target - model.target.log_normalizer))
+    else:
+        first = ("test points", test)
+    learned = ("p(x)", on_grid(jax.jit(flow.log_prob)(params, nodes)))
     path = run_dir / "density.png"
-    figures.save_density(
-        path,
-        np.asarray(points),
-        np.exp(np.asarray(log_density)).reshape(GRID, GRID),
-        np.asarray(draws),
-        axes,
-    )
-    return ("Density", "Test points, p(x), and draws x ~ p(x).", path)
+    figures.save_densities(path, [first, learned, ("draws", draws)], axes)
+    return ("Density", f"{first[0].capitalize()}, p(x), and draws x ~ p(x).", path)
 
 
 def figure_top(observation: str, levels: int) -> float:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vgm import configs, evaluation
+from vgm.bounds import pareto
 from vgm.data.arrays import take
 from vgm.errors import UserError
 from vgm.evaluation import likelihood, surgery
@@ -17,7 +18,11 @@ from vgm.experiment.fitting import Fit
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
 from vgm.models import LatentVariableModel
+from vgm.models.target import TargetFlow
 from vgm.types import Batch, Params, PRNGKey
+
+NUM_WEIGHTS = 10_000
+"""Draws whose largest weights tell their tail."""
 
 
 def evaluate(
@@ -82,9 +87,25 @@ def evaluate(
         )
         by_example |= evidence._asdict()
     numbers = _numbers(experiment, split, terms, by_example)
+    if isinstance(model, TargetFlow):
+        numbers |= _fit_to_target(model, params, key)
     if isinstance(model, LatentVariableModel):
         numbers["active_units"] = _active_units(experiment, params, key, stored)
     return numbers, by_example
+
+
+def _fit_to_target(model: TargetFlow, params: Params, key: PRNGKey) -> dict[str, float]:
+    """How well importance sampling by the flow would do, and what it would find."""
+
+    @jax.jit
+    def index(key: PRNGKey, params: Params) -> Any:
+        nothing = jnp.zeros((NUM_WEIGHTS, 0))
+        return pareto.tail_index(model.log_weight(key, params, nothing))
+
+    return {
+        "log_normalizer_nats": model.target.log_normalizer,
+        "pareto_k": float(index(key, params)),
+    }
 
 
 def _baseline(experiment: Experiment, key: PRNGKey, stored: Batch) -> Any:

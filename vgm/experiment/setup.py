@@ -1,6 +1,7 @@
 """From a configuration to data, model and keys."""
 
 import hashlib
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -91,13 +92,15 @@ def example_digests(x: np.ndarray) -> np.ndarray:
     Returns:
         One 64-bit integer an example.
     """
-    rows = np.ascontiguousarray(x).reshape(len(x), -1)
+    rows = np.ascontiguousarray(x).reshape(len(x), math.prod(x.shape[1:]))
     hashes = [hashlib.sha256(row.tobytes()).digest()[:8] for row in rows]
     return np.frombuffer(b"".join(hashes), np.uint64)
 
 
 def _digest(x: np.ndarray) -> str:
-    rows = np.ascontiguousarray(x).reshape(len(x), -1)
+    rows = np.ascontiguousarray(x).reshape(len(x), math.prod(x.shape[1:]))
+    if not rows.size:
+        return hashlib.sha256(str(x.shape).encode()).hexdigest()[:16]
     whole = rows.view(f"V{rows.shape[1] * rows.itemsize}").ravel()
     return hashlib.sha256(np.sort(whole).tobytes()).hexdigest()[:16]
 

@@ -53,17 +53,24 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         drawn = len(result["denoising_matching_by_step"])
         how = "all steps" if drawn == steps else f"{drawn} steps drawn at a time"
         table.append(("  denoising matching", f"{matching} nats", how))
+    target = result.get("log_normalizer_nats")
     if k:
         ess = number(result["median_effective_samples"], 1)
         table.append(
             (
                 f"evidence, {k} samples",
                 measured("log_evidence", 2),
-                "lower bound on log p(x); median effective sample size "
-                f"{ess}{of_steps}",
+                f"lower bound on {'log p(x)' if target is None else 'log Z'}; median "
+                f"effective sample size {ess}{of_steps}",
             )
         )
-    if result["bits_per_dim"] is not None:
+    if target is not None:
+        # Nothing is observed: no baseline, no bits.
+        table += [
+            ("log Z", f"{number(target, 4)} nats", "exact"),
+            ("Pareto k", number(result["pareto_k"], 2), "below 0.7: weights to trust"),
+        ]
+    elif result["bits_per_dim"] is not None:
         bits, stderr = result["bits_per_dim"], result["bits_per_dim_stderr"]
         elbo_bits = number(result.get("elbo_bits_per_dim"), 3)
         source = f"from the evidence; from the ELBO {elbo_bits}"

@@ -7,6 +7,7 @@ bound carries, through a logit, so that all the mass lies on the levels.
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -16,8 +17,11 @@ from vgm.bijections import Bijection
 from vgm.bounds import flow as bound
 from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
+from vgm.errors import UserError
 from vgm.models import conditions, likelihoods
 from vgm.models.layers import Context, Layer, push
+from vgm.models.learned import velocity
+from vgm.processes import times
 from vgm.types import Condition, Params, PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
@@ -48,9 +52,10 @@ class Flow:
         layers: Data to noise.
         event_shape: Shape of one example.
         levels: Number of integer levels; 0 for reals.
-        noise: From logit u to a normal, given x: variational dequantisation; None
-            for uniform u.
+        noise: From logit u to logit of a uniform one, given x: variational
+            dequantisation; None for uniform u.
         num_classes: Number of classes of an integer condition; 0 without.
+        velocity: Network of the layers of a continuous flow, or None.
     """
 
     data: Layer
@@ -59,6 +64,7 @@ class Flow:
     levels: int = 0
     noise: Layer | None = None
     num_classes: int = 0
+    velocity: nn.Module | None = None
 
     @property
     def is_exact(self) -> bool:
@@ -71,7 +77,7 @@ class Flow:
         context = conditions.vectors(condition, self.num_classes)
         value = x
         if self.levels:
-            w, _ = bound.uniform_noise(key_u, x.shape)
+            w = bound.sample_uniform(key_u, x.shape)
             value, _ = jax.vmap(self._dequantize)(x, w)
         params = {"data": self.data.init(key_data, value, context)}
         some = jax.tree.map(lambda leaf: leaf[:INIT_EXAMPLES], (value, context))
@@ -170,6 +176,34 @@ class Flow:
             return value
         return bound.quantize(value, levels=self.levels)
 
+    def matching_error(
+        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
+    ) -> Float[Array, " batch"]:
+        """One draw of the flow matching error of a continuous flow, under dropout.
+
+        Raises:
+            UserError: If the flow is not continuous.
+        """
+        network = self.velocity
+        if network is None:
+            raise UserError(
+                "objective.name 'flow-matching' needs model.architecture 'continuous'"
+            )
+        context = conditions.vectors(condition, self.num_classes)
+        standard = push(self.data, params["data"], x, context)
+        key_t, key_z, key_dropout = jax.random.split(key, 3)
+        t = times.low_discrepancy_times(key_t, len(x))
+        z = jax.random.normal(key_z, standard.shape)
+
+        def one(
+            key: PRNGKey, t: Scalar, x: Event, z: Event, context: Context
+        ) -> Scalar:
+            move = velocity(network, params["layers"], context, key)
+            return bound.flow_matching_error(move, t, x, z)
+
+        keys = jax.random.split(key_dropout, len(x))
+        return jax.vmap(one)(keys, t, standard, z, context)
+
     def _dequantize(self, x: Any, w: Event) -> tuple[Event, Scalar]:
         return bound.dequantize(x, w, levels=self.levels)
 
@@ -179,10 +213,11 @@ class Flow:
     def _draw_noise(self, key: PRNGKey, params: Params, x: Any) -> tuple[Event, Scalar]:
         """Logits w of the noise u ~ q(u | x), and their log density."""
         if self.noise is None:
-            return bound.uniform_noise(key, x.shape)
+            w = bound.sample_uniform(key, x.shape)
+            return w, bound.log_uniform(w)
         return bound.sample_and_log_prob(
             key,
             self.noise.build(params["noise"], self._noise_context(x), None),
-            lambda key: jax.random.normal(key, x.shape),
-            standard_normal,
+            lambda key: bound.sample_uniform(key, x.shape),
+            bound.log_uniform,
         )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from vgm.bijections import elementwise, images, linear, transforms
 from vgm.errors import UserError
-from vgm.models import layers, networks
+from vgm.models import layers, learned, networks
 from vgm.models.flow import Flow
 from vgm.models.layers import Layer
 from vgm.models.made import MADE
@@ -48,7 +48,7 @@ def data_layer(transform: str) -> Layer:
         "log": (layers.fixed(elementwise.log()),),
         "logit": (layers.fixed(elementwise.logit()),),
     }
-    parts = (*before[transform], layers.actnorm(by_channel=False))
+    parts = (*before[transform], learned.actnorm(by_channel=False))
     return layers.frozen(layers.chain(*parts))
 
 
@@ -63,7 +63,7 @@ def realnvp(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Layer:
     Returns:
         The layer.
     """
-    parts = (layers.actnorm(by_channel=False), _coupling(event_shape, step, "affine"))
+    parts = (learned.actnorm(by_channel=False), _coupling(event_shape, step, "affine"))
     return _vectors(event_shape, parts, num_layers)
 
 
@@ -80,7 +80,7 @@ def neural_spline_coupling(
     Returns:
         The layer.
     """
-    parts = (layers.lu(), _coupling(event_shape, step, "spline"))
+    parts = (learned.lu(), _coupling(event_shape, step, "spline"))
     return _vectors(event_shape, parts, num_layers)
 
 
@@ -97,7 +97,7 @@ def neural_spline_autoregressive(
     Returns:
         The layer.
     """
-    parts = (layers.lu(), _autoregressive(step, "spline"))
+    parts = (learned.lu(), _autoregressive(step, "spline"))
     return _vectors(event_shape, parts, num_layers)
 
 
@@ -112,7 +112,7 @@ def maf(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Layer:
     Returns:
         The layer.
     """
-    parts = (layers.actnorm(by_channel=False), _autoregressive(step, "affine"))
+    parts = (learned.actnorm(by_channel=False), _autoregressive(step, "affine"))
     return _vectors(event_shape, parts, num_layers)
 
 
@@ -144,15 +144,50 @@ def glow(
         mapped = 2 * channels
         network = networks.ConvConditioner(step.hidden[0], mapped, 2)
         parts = (
-            layers.actnorm(by_channel=True),
-            layers.lu(),
-            layers.coupling(network, transforms.affine(), split=mapped),
+            learned.actnorm(by_channel=True),
+            learned.lu(),
+            learned.coupling(network, transforms.affine(), split=mapped),
             layers.fixed(linear.reverse()),
         )
         levels.append(layers.repeat(layers.chain(*parts), num_layers))
         channels = mapped
     height, width, last = event_shape
     return layers.pyramid(tuple(levels), (height, width, last))
+
+
+def continuous(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Layer:
+    """One continuous flow (Grathwohl et al. 2019); it has no steps to count.
+
+    Args:
+        event_shape: Shape of one example.
+        step: Sizes.
+        num_layers: Not used.
+
+    Returns:
+        The layer.
+    """
+    del num_layers
+    return learned.continuous(velocity_network(event_shape, step))
+
+
+def velocity_network(event_shape: tuple[int, ...], step: Step) -> networks.VelocityMLP:
+    """The network of a continuous flow.
+
+    Args:
+        event_shape: Shape of one example.
+        step: Sizes.
+
+    Returns:
+        The network.
+    """
+    mlp = networks.MLP(
+        step.hidden,
+        math.prod(event_shape),
+        "zeros",
+        activation=step.activation,
+        dropout=step.dropout,
+    )
+    return networks.VelocityMLP(mlp)
 
 
 def _vectors(
@@ -188,7 +223,7 @@ def _coupling(event_shape: tuple[int, ...], step: Step, name: str) -> Layer:
         dropout=step.dropout,
     )
     network = networks.MLPDecoder(mlp, (dim - split, transform.num_params))
-    return layers.coupling(network, transform, split=split)
+    return learned.coupling(network, transform, split=split)
 
 
 def _autoregressive(step: Step, name: str) -> Layer:
@@ -196,15 +231,17 @@ def _autoregressive(step: Step, name: str) -> Layer:
     network = MADE(
         step.hidden, transform.num_params, step.activation, dropout=step.dropout
     )
-    return layers.masked_autoregressive(network, transform)
+    return learned.masked_autoregressive(network, transform)
 
 
 def variational_noise(
     event_shape: tuple[int, ...], step: Step, num_layers: int
 ) -> Layer:
-    """Noise of a variational dequantisation: from logit u to a normal, given x.
+    """Noise of a variational dequantisation: from logit u to a uniform's, given x.
 
-    Affine couplings of vectors, as fast from noise to u.
+    Spline couplings (Ho et al. 2019, section 3.1, had logistic mixtures). Beyond their
+    bounds they are the identity, so that u close to 0 and 1 stays as likely as under
+    uniform noise: with lighter tails the weights have no variance.
 
     Args:
         event_shape: Shape of one example.
@@ -215,7 +252,7 @@ def variational_noise(
         The layer, whose context is x.
     """
     part = layers.chain(
-        _coupling(event_shape, step, "affine"), layers.fixed(linear.reverse())
+        _coupling(event_shape, step, "spline"), layers.fixed(linear.reverse())
     )
     flatten = layers.fixed(images.flatten(event_shape))
     repeated = layers.repeat(part, num_layers)
@@ -230,6 +267,7 @@ def flow(
     levels: int = 0,
     noise: Layer | None = None,
     num_classes: int = 0,
+    velocity: networks.VelocityMLP | None = None,
 ) -> Flow:
     """A flow of given layers.
 
@@ -241,8 +279,10 @@ def flow(
         levels: Number of integer levels; 0 for reals.
         noise: ``variational_noise``, or None for uniform noise.
         num_classes: Number of classes of an integer condition; 0 without.
+        velocity: Network of the layers of a continuous flow, or None.
 
     Returns:
         The model.
     """
-    return Flow(data_layer(transform), layer, event_shape, levels, noise, num_classes)
+    data = data_layer(transform)
+    return Flow(data, layer, event_shape, levels, noise, num_classes, velocity)

@@ -194,6 +194,29 @@ def require_image(event_shape: tuple[int, ...]) -> None:
         )
 
 
+class VelocityMLP(nn.Module):
+    """The velocity of a continuous flow, smooth in time if its activation is smooth.
+
+    Attributes:
+        mlp: Network with one output for each number of the event.
+    """
+
+    mlp: MLP
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, " batch *event"],
+        time: Float[Array, " batch"],
+        context: Vectors | None,
+        *,
+        train: bool,
+    ) -> Float[Array, " batch *event"]:
+        """dx/dt at a time, 0 at the start."""
+        flat = jnp.concatenate([x.reshape(len(x), -1), time[:, None]], axis=-1)
+        return self.mlp(_join(flat, context), train=train).reshape(x.shape)
+
+
 class ConvConditioner(nn.Module):
     """Parameters for every number of an image from another of the same size.
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.bounds import gradients
-from vgm.bounds.elbo import ElboTerms
+from vgm.bounds.elbo import ElboTerms, single_latent_terms
 from vgm.models.diffusion import Diffusion
+from vgm.models.flow import Flow
 from vgm.models.protocol import GenerativeModel, LatentVariableModel
 from vgm.types import Batch, Params, PRNGKey, Scalar
 
@@ -117,6 +118,27 @@ def weighted_error(model: Diffusion, *, weighting: str) -> ValueAndGrad:
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
         terms = model.training_terms(key, params, batch.x, batch.condition)
         errors = model.weighted_error(key, params, terms, weighting)
+        return weighted_mean(errors, batch.weight), terms
+
+    return _differentiate(loss)
+
+
+def flow_matching(model: Flow) -> ValueAndGrad:
+    """The mean flow matching error: no bound (Lipman et al. 2023).
+
+    The bound would take an equation to solve; its terms are NaN here.
+
+    Args:
+        model: A continuous flow.
+
+    Returns:
+        The objective.
+    """
+
+    def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
+        errors = model.matching_error(key, params, batch.x, batch.condition)
+        unknown = jnp.full_like(errors, jnp.nan)
+        terms = single_latent_terms(unknown, unknown)
         return weighted_mean(errors, batch.weight), terms
 
     return _differentiate(loss)

@@ -1,0 +1,645 @@
+"""Flows as VAEs: the theorem, masses, exact evidence, dequantisation; MADE."""
+
+import itertools
+
+import chex
+import conformance
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.special
+import scipy.stats
+
+from vgm import bijections, models
+from vgm.bijections import continuous, elementwise, linear
+from vgm.bounds import elbo, importance
+from vgm.bounds import flow as bound
+from vgm.densities import multivariate_normal, normal
+from vgm.divergences import kl_standard_normal
+from vgm.errors import UserError
+from vgm.models import flows, layers, learned
+from vgm.models.flow import standard_normal
+from vgm.oracles import targets
+from vgm.training import objective
+from vgm.types import Batch
+
+STEP = flows.Step((8,), "tanh", num_bins=4, tail_bound=3.0)
+LAYERS = {
+    "realnvp": flows.realnvp,
+    "nsf-coupling": flows.neural_spline_coupling,
+    "nsf-autoregressive": flows.neural_spline_autoregressive,
+    "maf": flows.maf,
+}
+
+
+def disturb(params, key, scale=0.3):
+    """Parameters away from the start, where every network is 0."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+        structure,
+        [
+            leaf + scale * jax.random.normal(k, leaf.shape)
+            for leaf, k in zip(leaves, keys, strict=True)
+        ],
+    )
+
+
+def real_flow(name, key, *, dim=2, num_classes=0, count=64):
+    key_x, key_init, key_params, key_label = jax.random.split(key, 4)
+    x = jax.random.normal(key_x, (count, dim)) * 1.5 + 0.5
+    condition = None
+    if num_classes:
+        condition = jax.random.randint(key_label, (count,), 0, num_classes)
+    model = flows.flow(
+        LAYERS[name]((dim,), STEP, 2), event_shape=(dim,), num_classes=num_classes
+    )
+    params = disturb(model.init(key_init, x, condition), key_params)
+    return model, params, x, condition
+
+
+def level_flow(key, *, variational, levels=4, count=6):
+    key_x, key_init, key_params = jax.random.split(key, 3)
+    x = jax.random.randint(key_x, (count, 2), 0, levels)
+    noise = flows.variational_noise((2,), STEP, 2) if variational else None
+    model = flows.flow(
+        flows.realnvp((2,), STEP, 2), event_shape=(2,), levels=levels, noise=noise
+    )
+    return model, disturb(model.init(key_init, x), key_params, 0.2), x
+
+
+def mass_by_quadrature(model, params, x, num_nodes=300):
+    """log P(x): the density of y over the bin of x, by the midpoint rule in u."""
+    u = (jnp.arange(num_nodes) + 0.5) / num_nodes
+    nodes = jnp.stack(jnp.meshgrid(u, u), -1).reshape(-1, 2)
+    w = jnp.log(nodes) - jnp.log1p(-nodes)
+    log_q = jax.vmap(bound.log_uniform)(w)
+
+    def one(x):
+        value, log_det = jax.vmap(
+            lambda w: bound.dequantize(x, w, levels=model.levels)
+        )(w)
+        log_p = model.log_prob(params, value)
+        return jax.nn.logsumexp(log_p + log_det - log_q) - jnp.log(len(nodes))
+
+    return jax.lax.map(one, x)
+
+
+# ---- the theorem
+
+
+def test_a_linear_flow_is_the_exact_normal(key, x64):
+    dim = 4
+    keys = jax.random.split(key, 4)
+    params = linear.LU(
+        0.3 * jax.random.normal(keys[0], (dim, dim)),
+        0.3 * jax.random.normal(keys[1], (dim, dim)),
+        0.2 * jax.random.normal(keys[2], (dim,)),
+    )
+    mean = jnp.arange(4.0)
+    bijection = bijections.compose(
+        elementwise.affine(mean, jnp.zeros(dim)), linear.lu(params)
+    )
+    x = jax.random.normal(keys[3], (dim,))
+    matrix = jax.jacobian(lambda x: bijection.forward(x)[0])(x)
+    covariance = jnp.linalg.inv(matrix) @ jnp.linalg.inv(matrix).T
+    actual = bound.change_of_variables(x, bijection, standard_normal)
+    expected = multivariate_normal.log_prob(x, mean, jnp.linalg.cholesky(covariance))
+    np.testing.assert_allclose(actual.elbo, expected, rtol=1e-12)
+    expected = scipy.stats.multivariate_normal(mean, covariance).logpdf(x)
+    np.testing.assert_allclose(actual.elbo, expected, rtol=1e-10)
+
+
+def gaussian_vae(x, mean, log_std, t):
+    """The ELBO, in closed form, of the VAE that tends to an affine flow (MATH 6).
+
+    Encoder N((x - m)/s, t^2), decoder N(s z + m, (s t)^2): x - s z - m = -s t eps, so
+    that E log p(x | z) = -D/2 (log 2 pi s^2 t^2 + 1).
+    """
+    dim = x.size
+    reconstruction = -dim * (0.5 * jnp.log(2 * jnp.pi) + log_std + jnp.log(t) + 0.5)
+    encoded = (x - mean) * jnp.exp(-log_std)
+    kl = kl_standard_normal(encoded, jnp.full(dim, jnp.log(t)))
+    return reconstruction - kl
+
+
+@pytest.mark.parametrize("t", [1.0, 0.3, 1e-2, 1e-5])
+def test_the_gaussian_vae_tends_to_the_flow(key, x64, t):
+    """Its ELBO is the flow's log density less D t^2 / 2, exactly."""
+    x, mean, log_std = jax.random.normal(key, (5,)), 0.7, jnp.asarray(-0.4)
+    bijection = elementwise.affine(jnp.full(5, mean), jnp.full(5, log_std))
+    flow = bound.change_of_variables(x, bijection, standard_normal).elbo
+    vae = gaussian_vae(x, mean, log_std, t)
+    np.testing.assert_allclose(flow - vae, 5 * t**2 / 2, atol=1e-10)
+
+
+def test_the_gaussian_vae_by_sampling(key, x64):
+    """The library's estimator of the bound agrees with the closed form above."""
+    x, mean, log_std, t = jax.random.normal(key, (5,)), 0.7, jnp.asarray(-0.4), 0.3
+    std, log_t = jnp.exp(log_std), jnp.full(5, jnp.log(t))
+    encoded, zero = (x - mean) / std, jnp.zeros(5)
+
+    def log_joint(z):
+        log_likelihood = normal.log_prob(x, std * z + mean, log_std + log_t)
+        return log_likelihood + normal.log_prob(z, zero, zero)
+
+    draws = jax.vmap(
+        lambda k: elbo.from_log_ratio(
+            k,
+            lambda k: normal.sample(k, encoded, log_t),
+            log_joint,
+            lambda z: normal.log_prob(z, encoded, log_t),
+            num_samples=1,
+        )
+    )(jax.random.split(key, 20_000))
+    error = draws.std() / np.sqrt(len(draws))
+    assert abs(draws.mean() - gaussian_vae(x, mean, log_std, t)) < 4.5 * error
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_the_gap_of_a_flow_is_zero_for_every_draw_and_number(name, key, x64):
+    model, params, x, _ = real_flow(name, key)
+    exact = model.log_prob(params, x)
+    terms = model.elbo_terms(key, params, x)
+    np.testing.assert_allclose(terms.elbo, exact, rtol=1e-12)
+    for seed, num_samples in itertools.product((1, 2), (1, 2, 7)):
+        keys = jax.random.split(jax.random.key(seed), num_samples)
+        log_w = jax.vmap(lambda k: model.log_weight(k, params, x))(keys)
+        bounds = jax.vmap(importance.iwae, in_axes=1)(log_w)
+        np.testing.assert_allclose(bounds, exact, rtol=1e-12)
+
+
+# ---- masses and draws
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_the_mass_in_the_plane_is_one(name, key, x64):
+    model, params, _, _ = real_flow(name, key)
+    axis = jnp.linspace(-30.0, 30.0, 1201)
+    nodes = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
+    log_prob = jax.jit(lambda x: model.log_prob(params, x))
+    density = jax.lax.map(
+        lambda x: jnp.exp(log_prob(x[None])[0]), nodes, batch_size=20_000
+    )
+    # Smooth but for the knots of splines: the error is of second order in 0.05.
+    np.testing.assert_allclose(density.sum() * 0.05**2, 1.0, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["nsf-autoregressive", "maf"])
+def test_the_mass_on_the_line_is_one(name, key, x64):
+    model, params, _, _ = real_flow(name, key, dim=1)
+    axis = jnp.linspace(-60.0, 60.0, 240_001)
+    density = jnp.exp(model.log_prob(params, axis[:, None]))
+    np.testing.assert_allclose(density.sum() * (axis[1] - axis[0]), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_draws_come_with_their_density(name, key, x64):
+    model, params, _, condition = real_flow(name, key, num_classes=3)
+    x, log_prob = model.sample_and_log_prob(key, params, 64, condition)
+    again = model.log_prob(params, x, condition)
+    np.testing.assert_allclose(log_prob, again, rtol=1e-7, atol=1e-7)
+    chex.assert_trees_all_equal(x, model.sample(key, params, 64, condition))
+
+
+def test_masses_of_levels_add_up_to_one(key, x64):
+    model, params, _ = level_flow(key, variational=False)
+    every = jnp.asarray(list(itertools.product(range(4), repeat=2)))
+    log_p = mass_by_quadrature(model, params, every)
+    # The midpoint rule, in a density that is bounded in u but steep at the ends.
+    np.testing.assert_allclose(jnp.exp(log_p).sum(), 1.0, atol=2e-3)
+
+
+def test_draws_of_levels_follow_their_masses(key):
+    model, params, _ = level_flow(key, variational=False)
+    every = np.asarray(list(itertools.product(range(4), repeat=2)))
+    mass = np.exp(mass_by_quadrature(model, params, jnp.asarray(every)))
+    draws = np.asarray(model.sample(key, params, 20_000))
+    assert draws.min() >= 0
+    assert draws.max() <= 3
+    count = np.asarray([(draws == x).all(1).sum() for x in every])
+    error = np.sqrt(mass * (1 - mass) / 20_000) + 2e-3 * mass
+    assert (np.abs(count / 20_000 - mass) < 4.5 * error).all()
+
+
+def test_one_number_of_levels_in_closed_form(x64):
+    """An affine flow of logits: P(x) is a difference of normal distributions."""
+    model = flows.flow(layers.fixed(bijections.IDENTITY), event_shape=(1,), levels=5)
+    mean, log_std = jnp.asarray([0.3]), jnp.asarray([0.2])
+    params = {"data": ({"mean": mean, "log_std": log_std},), "layers": {}}
+    x = jnp.arange(5)[:, None]
+    keys = jax.random.split(jax.random.key(3), 40_000)
+    weights = jnp.exp(jax.vmap(lambda k: model.log_weight(k, params, x))(keys))
+    edges = scipy.special.logit(np.arange(6) / 5)
+    expected = np.diff(scipy.stats.norm(0.3, np.exp(0.2)).cdf(edges))
+    error = weights.std(0) / np.sqrt(len(keys))
+    assert (np.abs(weights.mean(0) - expected) < 4.5 * error).all()
+    assert (error < 0.01 * expected).all()
+
+
+@pytest.mark.parametrize("x", [0, 2, 4])
+@pytest.mark.parametrize("w", [-15.0, 0.3, 15.0])
+def test_dequantisation_against_its_definition(x, w, x64):
+    def logit(w):
+        y = (x + jax.nn.sigmoid(w)) / 5
+        return jnp.log(y) - jnp.log1p(-y)
+
+    actual, log_det = bound.dequantize(jnp.asarray(x), jnp.asarray(w), levels=5)
+    np.testing.assert_allclose(actual, logit(w), rtol=1e-8)
+    np.testing.assert_allclose(
+        log_det, jnp.log(jax.grad(logit)(w)), rtol=1e-7, atol=1e-9
+    )
+    assert bound.quantize(actual, levels=5) == x
+
+
+def test_single_precision_tells_the_ends_apart():
+    """(x + u) / levels rounds to 1 here; its logit by parts does not."""
+    w = jnp.asarray(30.0)
+    top, _ = bound.dequantize(jnp.asarray(255), w, levels=256)
+    np.testing.assert_allclose(top, 30.0 + np.log(256), rtol=1e-6)
+    bottom, _ = bound.dequantize(jnp.asarray(0), -w, levels=256)
+    np.testing.assert_allclose(bottom, -30.0 - np.log(256), rtol=1e-6)
+
+
+def test_uniform_noise_is_uniform(key):
+    w = bound.sample_uniform(key, (20_000,))
+    assert scipy.stats.kstest(jax.nn.sigmoid(w), "uniform").pvalue > 1e-3
+    np.testing.assert_allclose(
+        bound.log_uniform(w),
+        scipy.stats.logistic.logpdf(np.asarray(w, float)).sum(),
+        rtol=1e-5,
+    )
+
+
+# ---- every model through the suite
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes"),
+    [
+        ("realnvp", 0),
+        pytest.param("nsf-coupling", 3, marks=pytest.mark.slow),
+        pytest.param("nsf-autoregressive", 0, marks=pytest.mark.slow),
+        pytest.param("maf", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_flow_conforms(name, num_classes, key):
+    model, params, x, condition = real_flow(name, key, num_classes=num_classes, count=6)
+
+    def evidence(x):
+        return model.log_prob(params, x, condition)
+
+    case = conformance.Case(model, params, x, condition, evidence, 8)
+    assert conformance.check(case, key) == conformance.ANY_MODEL
+
+
+@pytest.mark.parametrize(
+    "variational", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_dequantised_flow_conforms(variational, key):
+    model, params, x = level_flow(key, variational=variational)
+    exact = mass_by_quadrature(model, params, x)
+    case = conformance.Case(model, params, x, None, lambda x: exact)
+    assert conformance.check(case, key) == conformance.ANY_MODEL
+
+
+def test_glow_conforms_on_images(key):
+    """Its own density is the evidence: the Jacobian's determinant by autodiff."""
+    x = jax.random.normal(key, (6, 4, 4, 1))
+    model = flows.flow(
+        flows.glow((4, 4, 1), flows.Step((4,)), 2, num_levels=2),
+        event_shape=(4, 4, 1),
+        num_classes=3,
+    )
+    label = jnp.arange(6) % 3
+    params = disturb(model.init(key, x, label), key, 0.1)
+
+    def exact(x, label):
+        context = jax.nn.one_hot(label, 3)
+        forward = model.bijection(params, context).forward
+        jacobian = jax.jacobian(lambda x: forward(x)[0])(x).reshape(16, 16)
+        return standard_normal(forward(x)[0]) + jnp.linalg.slogdet(jacobian)[1]
+
+    case = conformance.Case(
+        model, params, x, label, lambda x: jax.vmap(exact)(x, label), 8
+    )
+    assert conformance.check(case, key) == conformance.ANY_MODEL
+
+
+# ---- starts, supports, gradients
+
+
+def test_standardisation_sees_all_and_never_learns(key):
+    x = 3.0 + 2.0 * jax.random.normal(key, (2000, 3))
+    model = flows.flow(flows.maf((3,), STEP, 2), event_shape=(3,))
+    params = model.init(key, x)
+    own = params["data"][0]
+    np.testing.assert_allclose(own["mean"], x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(jnp.exp(own["log_std"]), x.std(0), rtol=1e-5)
+    batch = Batch(x, None, jnp.ones(2000))
+    _, grads = objective.negative_elbo(model)(key, params, batch)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads["data"]))
+    largest = [float(jnp.abs(g).max()) for g in jax.tree.leaves(grads["layers"])]
+    assert max(largest) > 0
+
+
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_actnorm_starts_where_the_batch_is_standard(by_channel, key):
+    x = 5.0 + 3.0 * jax.random.normal(key, (500, 2, 2, 3))
+    layer = learned.actnorm(by_channel=by_channel)
+    params = layer.init(key, x, None)
+    z = layers.push(layer, params, x, None)
+    axes = (0, 1, 2) if by_channel else 0
+    np.testing.assert_allclose(z.mean(axes), 0.0, atol=1e-4)
+    np.testing.assert_allclose(z.std(axes), 1.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("transform", "outside"), [("log", -0.1), ("logit", 1.2), ("logit", -0.1)]
+)
+def test_outside_the_support_log_p_is_minus_infinity(transform, outside, key):
+    x = jax.random.uniform(key, (50, 2), minval=0.1, maxval=0.9)
+    model = flows.flow(
+        flows.realnvp((2,), STEP, 2), event_shape=(2,), transform=transform
+    )
+    params = model.init(key, x)
+    assert jnp.isfinite(model.log_prob(params, x)).all()
+    value = model.log_prob(params, jnp.asarray([[0.5, outside]]))
+    assert value[0] == -jnp.inf
+
+
+@pytest.mark.parametrize("transform", ["log", "logit"])
+def test_densities_are_in_the_units_of_the_data(transform, key, x64):
+    """A log-normal and a logit-normal, fitted exactly by standardisation alone."""
+    z = jax.random.normal(key, (1000, 1))
+    x = jnp.exp(z) if transform == "log" else jax.nn.sigmoid(z)
+    model = flows.flow(
+        layers.fixed(bijections.IDENTITY), event_shape=(1,), transform=transform
+    )
+    params = model.init(key, x)
+    fitted = scipy.stats.norm(float(z.mean()), float(z.std()))
+    at = np.asarray([0.2, 0.5, 0.7])
+    if transform == "log":
+        expected = fitted.logpdf(np.log(at)) - np.log(at)
+    else:
+        expected = fitted.logpdf(scipy.special.logit(at)) - np.log(at * (1 - at))
+    np.testing.assert_allclose(model.log_prob(params, at[:, None]), expected)
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_far_data_give_finite_numbers_and_gradients(name, key):
+    model, params, x, _ = real_flow(name, key)
+    far = x.at[:8].set(1e6).at[8:16].set(-1e6)
+
+    def loss(params):
+        return -jnp.mean(model.log_prob(params, far)) * 1e-12
+
+    chex.assert_tree_all_finite(jax.value_and_grad(loss)(params))
+
+
+def test_dropout_changes_training_alone(key):
+    step = STEP._replace(dropout=0.5)
+    x = jax.random.normal(key, (8, 4))
+    model = flows.flow(flows.realnvp((4,), step, 2), event_shape=(4,))
+    params = disturb(model.init(key, x), key)
+    keys = jax.random.split(key)
+    plain = [model.elbo_terms(k, params, x).elbo for k in keys]
+    chex.assert_trees_all_equal(*plain)
+    noisy = [model.elbo_terms(k, params, x, train=True).elbo for k in keys]
+    assert not np.allclose(*noisy)
+
+
+def test_a_repeated_layer_is_the_layers_in_turn(key):
+    x = jax.random.normal(key, (30, 4))
+    one = layers.chain(
+        learned.actnorm(by_channel=False),
+        learned.lu(),
+        learned.orthogonal(2),
+        layers.fixed(linear.reverse()),
+    )
+    many = layers.repeat(one, 3)
+    params = disturb(many.init(key, x, None), key, 0.1)
+    z = layers.push(many, params, x, None)
+    value = x
+    for number in range(3):
+        own = jax.tree.map(lambda leaf, n=number: leaf[n], params)
+        value = layers.push(one, own, value, None)
+    np.testing.assert_allclose(z, value, rtol=1e-5, atol=1e-5)
+
+
+# ---- MADE
+
+
+def made_model(key, likelihood, *, num_classes=0):
+    key_x, key_init, key_params = jax.random.split(key, 3)
+    levels = 2 if likelihood == "bernoulli" else 3
+    x = jax.random.randint(key_x, (6, 2, 2, 1), 0, levels)
+    if likelihood == "bernoulli":
+        x = x.astype(jnp.float32)
+    family = models.likelihoods.likelihood(likelihood, levels=levels)
+    network = models.made.MADE((9, 7), family.num_outputs, use_output_bias=False)
+    model = models.autoregressive.Autoregressive(
+        network, family, (2, 2, 1), num_classes
+    )
+    condition = jnp.arange(6) % 2 if num_classes else None
+    return model, disturb(model.init(key_init, x, condition), key_params), x, condition
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "categorical"])
+def test_made_has_mass_one_and_draws_by_it(likelihood, key):
+    model, params, x, _ = made_model(key, likelihood)
+    levels = 2 if likelihood == "bernoulli" else 3
+    every = np.asarray(list(itertools.product(range(levels), repeat=4)))
+    mass = np.exp(
+        model.log_prob(params, jnp.asarray(every.reshape(-1, 2, 2, 1), x.dtype))
+    )
+    np.testing.assert_allclose(mass.sum(), 1.0, rtol=1e-5)
+    draws = np.asarray(model.sample(key, params, 20_000)).reshape(-1, 4)
+    count = np.asarray([(draws == one).all(1).sum() for one in every])
+    error = np.sqrt(mass * (1 - mass) / 20_000)
+    assert (np.abs(count / 20_000 - mass) < 4.5 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("hidden", [(), (3,), (11, 4)])
+def test_made_reads_what_is_before_alone(dim, hidden, key):
+    network = models.made.MADE(hidden, 2, "tanh")
+    x, context = jax.random.normal(key, (1, dim)), jnp.ones((1, 3))
+    params = disturb(network.init(key, x, context, train=False), key, 1.0)
+
+    def outputs(x):
+        return network.apply(params, x[None], context, train=False)[0]
+
+    jacobian = jnp.abs(jax.jacobian(outputs)(x[0])).sum(1)
+    np.testing.assert_array_equal(jacobian, np.tril(jacobian, -1))
+    # Every number before is read: nothing is cut that need not be.
+    if len(hidden) == 0 or min(hidden) >= dim - 1:
+        assert (jacobian[np.tril_indices(dim, -1)] > 0).all()
+
+
+def test_made_is_batch_free(key):
+    network = models.made.MADE((9,), 3)
+    x = jax.random.normal(key, (5, 4))
+    params = disturb(network.init(key, x, None, train=False), key)
+    whole = network.apply(params, x, None, train=False)
+    one = jax.vmap(lambda x: network.apply(params, x[None], None, train=False)[0])(x)
+    np.testing.assert_allclose(whole, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "num_classes"),
+    [("bernoulli", 0), pytest.param("categorical", 2, marks=pytest.mark.slow)],
+)
+def test_autoregressive_model_conforms(likelihood, num_classes, key):
+    model, params, x, condition = made_model(key, likelihood, num_classes=num_classes)
+
+    def evidence(x):
+        return model.log_prob(params, x, condition)
+
+    case = conformance.Case(model, params, x, condition, evidence, 8)
+    assert conformance.check(case, key) == conformance.ANY_MODEL
+
+
+# ---- continuous flows
+
+
+def linear_field(matrix):
+    return continuous.exact_divergence(lambda t, x: matrix @ x)
+
+
+def test_a_linear_velocity_is_a_matrix_exponential(key, x64):
+    matrix = 0.5 * jax.random.normal(key, (3, 3))
+    bijection = continuous.continuous(linear_field(matrix), tolerance=1e-10)
+    x = jnp.asarray([0.3, -1.0, 2.0])
+    z, log_det = bijection.forward(x)
+    np.testing.assert_allclose(z, scipy.linalg.expm(matrix) @ x, rtol=1e-8)
+    np.testing.assert_allclose(log_det, jnp.trace(matrix), rtol=1e-8)
+    back, log_det_back = bijection.inverse(z)
+    np.testing.assert_allclose(back, x, rtol=1e-8)
+    np.testing.assert_allclose(log_det_back, -log_det, rtol=1e-8)
+
+
+def test_the_divergence_against_the_determinant(key, x64):
+    """A non-linear field: log |det| by autodiff through the solver."""
+    first = jax.random.normal(key, (4, 3))
+
+    def velocity(t, x):
+        return first.T @ jnp.tanh(first @ x + t)
+
+    bijection = continuous.continuous(
+        continuous.exact_divergence(velocity), tolerance=1e-9
+    )
+    x = jnp.asarray([0.3, -1.0, 0.2])
+    jacobian = jax.jacrev(lambda x: bijection.forward(x)[0])(x)
+    np.testing.assert_allclose(
+        bijection.forward(x)[1], jnp.linalg.slogdet(jacobian)[1], rtol=1e-6
+    )
+
+
+def test_probes_estimate_the_divergence_without_bias(key, x64):
+    matrix = jax.random.normal(key, (3, 3))
+
+    def velocity(t, x):
+        return jnp.tanh(matrix @ x) * (1.0 + t)
+
+    at = (jnp.asarray(0.4), jnp.asarray([0.3, -1.0, 0.2]))
+    value, exact = continuous.exact_divergence(velocity)(*at)
+    # All eight signs: the mean over Rademacher probes itself.
+    probes = jnp.asarray(list(itertools.product((-1.0, 1.0), repeat=3)))
+    estimates = jax.vmap(
+        lambda probe: continuous.hutchinson_divergence(velocity, probe)(*at)[1]
+    )(probes)
+    np.testing.assert_allclose(estimates.mean(), exact, rtol=1e-12)
+    same = continuous.hutchinson_divergence(velocity, probes[0])(*at)[0]
+    np.testing.assert_allclose(same, value)
+
+
+def continuous_model(key):
+    step = flows.Step((6,), "silu")
+    network = flows.velocity_network((2,), step)
+    model = flows.flow(
+        flows.continuous((2,), step, 1), event_shape=(2,), velocity=network
+    )
+    x = jax.random.normal(key, (6, 2))
+    return model, disturb(model.init(key, x), key), x
+
+
+@pytest.mark.slow
+def test_continuous_flow_conforms(key):
+    model, params, x = continuous_model(key)
+
+    def evidence(x):
+        def one(x):
+            forward = model.bijection(params, None).forward
+            jacobian = jax.jacrev(lambda x: forward(x)[0])(x)
+            return standard_normal(forward(x)[0]) + jnp.linalg.slogdet(jacobian)[1]
+
+        return jax.vmap(one)(x)
+
+    case = conformance.Case(model, params, x, None, evidence, 8)
+    assert conformance.check(case, key) == conformance.ANY_MODEL
+
+
+def test_flow_matching_is_least_at_the_conditional_mean(key, x64):
+    """Data N(0, s^2): the best velocity is E[z - x | x_t], linear, and its error known.
+
+    With v_t = (1 - t)^2 s^2 + t^2 it is (t - (1 - t) s^2) / v_t x_t, and what is left
+    is s^2 + 1 - (t - (1 - t) s^2)^2 / v_t.
+    """
+    std, t = 0.5, jnp.asarray(0.3)
+    slope = (t - (1 - t) * std**2) / ((1 - t) ** 2 * std**2 + t**2)
+    left = std**2 + 1 - slope * (t - (1 - t) * std**2)
+
+    def error(key, factor):
+        key_x, key_z = jax.random.split(key)
+        x, z = std * jax.random.normal(key_x, (1,)), jax.random.normal(key_z, (1,))
+        return bound.flow_matching_error(lambda t, y: factor * slope * y, t, x, z)
+
+    keys = jax.random.split(key, 40_000)
+    errors = jax.vmap(lambda k: error(k, 1.0))(keys)
+    assert abs(errors.mean() - left) < 4.5 * errors.std() / 200
+    for factor in (0.8, 1.2):
+        assert jax.vmap(lambda k, f=factor: error(k, f))(keys).mean() > errors.mean()
+
+
+def test_flow_matching_needs_a_continuous_flow(key):
+    model, params, x, _ = real_flow("realnvp", key)
+    with pytest.raises(UserError, match="continuous"):
+        model.matching_error(key, params, x)
+
+
+# ---- fitted to a density
+
+
+@pytest.mark.parametrize("name", list(targets.TARGETS))
+def test_normalisers_of_targets_by_quadrature(name, x64):
+    target = targets.TARGETS[name]()
+    axis = jnp.linspace(-16.0, 40.0, 1401)
+    nodes = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
+    log_density = jax.vmap(target.log_density)(nodes)
+    # The trapezium rule of a smooth function that vanishes at the ends.
+    log_z = jax.nn.logsumexp(log_density) + 2 * jnp.log(axis[1] - axis[0])
+    np.testing.assert_allclose(log_z, target.log_normalizer, atol=1e-6)
+
+
+def test_a_flow_on_a_target_conforms(key):
+    """The contract becomes E[exp(log_weight)] = Z."""
+    flow = flows.flow(
+        layers.fixed(bijections.IDENTITY), event_shape=(2,), transform="standardize"
+    )
+    # Wide enough for the banana: weights with a variance.
+    model = models.target.TargetFlow(flow, targets.banana())
+    x = jnp.zeros((6, 0))
+    params = model.init(key, x)
+    params["data"] = (
+        {"mean": jnp.asarray([0.0, 1.0]), "log_std": jnp.log(jnp.asarray([2.6, 3.5]))},
+    )
+    evidence = jnp.full(6, targets.banana().log_normalizer)
+    case = conformance.Case(model, params, x, None, lambda x: evidence, 40_000)
+    ran = {"check_samples", "check_init"}
+    parts = [getattr(conformance, n) for n in conformance.ANY_MODEL - ran]
+    for part in parts:
+        part(case, key)
+    chex.assert_shape(model.sample(key, params, 5), (5, 2))

@@ -1,0 +1,195 @@
+"""Layers with parameters: ActNorm, matrices, couplings, continuous flows."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vgm.bijections import Bijection, autoregressive, elementwise, linear
+from vgm.bijections import continuous as flows
+from vgm.bijections import coupling as couplings
+from vgm.bijections.transforms import Transform
+from vgm.models.layers import Batch, Context, Contexts, Layer
+from vgm.types import Params, PRNGKey
+
+
+def actnorm(*, by_channel: bool) -> Layer:
+    """Standardisation that starts at the data's and learns on (ActNorm).
+
+    Args:
+        by_channel: One mean and scale for each number of the last axis, not for every
+            number: Kingma & Dhariwal (2018, section 3.1) on images.
+
+    Returns:
+        The layer.
+    """
+
+    def init(key: PRNGKey, x: Batch, contexts: Contexts) -> Params:
+        rows = x.reshape(-1, x.shape[-1]) if by_channel else x
+        mean = jnp.mean(rows, axis=0)
+        std = jnp.std(rows, axis=0)
+        # A number that never changes starts at a scale of 1e-3.
+        return {"mean": mean, "log_std": jnp.log(jnp.maximum(std, 1e-3))}
+
+    def build(params: Params, context: Context, key: PRNGKey | None) -> Bijection:
+        def spread(value: Array) -> Callable[[Array], Array]:
+            # Ranks are never promoted here.
+            return lambda x: jnp.broadcast_to(
+                value.reshape((1,) * (x.ndim - value.ndim) + value.shape), x.shape
+            )
+
+        mean, log_std = spread(params["mean"]), spread(params["log_std"])
+        return Bijection(
+            lambda x: elementwise.affine(mean(x), log_std(x)).forward(x),
+            lambda z: elementwise.affine(mean(z), log_std(z)).inverse(z),
+        )
+
+    return Layer(init, build)
+
+
+def lu() -> Layer:
+    """A learned matrix along the last axis, the identity at first.
+
+    Returns:
+        The layer.
+    """
+    return Layer(
+        lambda key, x, contexts: linear.lu_init(x.shape[-1]),
+        lambda params, context, key: linear.lu(linear.LU(*params)),
+    )
+
+
+def orthogonal(num_reflections: int) -> Layer:
+    """A learned rotation along the last axis, at random first.
+
+    Args:
+        num_reflections: Householder reflections.
+
+    Returns:
+        The layer.
+    """
+
+    def init(key: PRNGKey, x: Batch, contexts: Contexts) -> Params:
+        return jax.random.normal(key, (num_reflections, x.shape[-1]))
+
+    return Layer(init, lambda params, context, key: linear.orthogonal(params))
+
+
+def coupling(network: nn.Module, transform: Transform, *, split: int) -> Layer:
+    """A coupling whose conditioner is a network.
+
+    Args:
+        network: (batch of first parts, contexts, train) to parameters of every number
+            of the second part.
+        transform: Family of increasing maps.
+        split: Length of the first part on the last axis.
+
+    Returns:
+        The layer.
+    """
+
+    def init(key: PRNGKey, x: Batch, contexts: Contexts) -> Params:
+        return _init(network, key, x[..., :split], contexts)
+
+    def build(params: Params, context: Context, key: PRNGKey | None) -> Bijection:
+        conditioner = _conditioner(network, params, context, key)
+        return couplings.coupling(conditioner, transform, split=split)
+
+    return Layer(init, build)
+
+
+def masked_autoregressive(network: nn.Module, transform: Transform) -> Layer:
+    """A masked autoregressive map of vectors.
+
+    Args:
+        network: A masked network, (batch of vectors, contexts, train) to parameters of
+            every number.
+        transform: Family of increasing maps.
+
+    Returns:
+        The layer.
+    """
+
+    def build(params: Params, context: Context, key: PRNGKey | None) -> Bijection:
+        return autoregressive.masked_autoregressive(
+            _conditioner(network, params, context, key), transform
+        )
+
+    return Layer(functools.partial(_init, network), build)
+
+
+def continuous(network: nn.Module) -> Layer:
+    """A continuous flow; with a key its divergence is estimated by one random probe.
+
+    Args:
+        network: (batch, times, contexts, train) to velocities.
+
+    Returns:
+        The layer.
+    """
+
+    def init(key: PRNGKey, x: Batch, contexts: Contexts) -> Params:
+        one = None if contexts is None else contexts[:1]
+        return network.init(key, x[:1], jnp.zeros(1, x.dtype), one, train=False)
+
+    def build(params: Params, context: Context, key: PRNGKey | None) -> Bijection:
+        move = velocity(network, params, context, key)
+
+        def field(t: Array, x: Array) -> tuple[Array, Array]:
+            if key is None:
+                return flows.exact_divergence(move)(t, x)
+            probe = jax.random.rademacher(key, x.shape, x.dtype)
+            return flows.hutchinson_divergence(move, probe)(t, x)
+
+        return flows.continuous(field)
+
+    return Layer(init, build)
+
+
+def velocity(
+    network: nn.Module, params: Params, context: Context, key: PRNGKey | None
+) -> Callable[[Array, Array], Array]:
+    """(t, x) to dx/dt for one example; with a key, under dropout.
+
+    Args:
+        network: (batch, times, contexts, train) to velocities.
+        params: Its parameters.
+        context: Context.
+        key: Key for dropout, or None.
+
+    Returns:
+        The velocity.
+    """
+    one = None if context is None else context[None]
+    rngs = None if key is None else {"dropout": key}
+
+    def move(t: Array, x: Array) -> Array:
+        time = jnp.asarray(t, x.dtype)[None]
+        outputs = network.apply(
+            params, x[None], time, one, train=key is not None, rngs=rngs
+        )
+        return jnp.asarray(outputs)[0]
+
+    return move
+
+
+def _init(network: nn.Module, key: PRNGKey, x: Batch, contexts: Contexts) -> Params:
+    one = None if contexts is None else contexts[:1]
+    return network.init(key, x[:1], one, train=False)
+
+
+def _conditioner(
+    network: nn.Module, params: Params, context: Context, key: PRNGKey | None
+) -> Callable[[Array], Array]:
+    """The network for one example; with a key, under dropout."""
+    one = None if context is None else context[None]
+    rngs = None if key is None else {"dropout": key}
+
+    def conditioner(x: Array) -> Array:
+        outputs = network.apply(params, x[None], one, train=key is not None, rngs=rngs)
+        return jnp.asarray(outputs)[0]
+
+    return conditioner
