@@ -1,4 +1,4 @@
-"""Measure: scripts/benchmark.py loop, core or evidence."""
+"""Measure: scripts/benchmark.py loop, core, evidence or flows."""
 
 import functools
 import os
@@ -27,10 +27,11 @@ from vgm.types import Batch
 class Arguments:
     """Time parts of the library against the least code that could do the same."""
 
-    what: Literal["loop", "core", "evidence"]
+    what: Literal["loop", "core", "evidence", "flows"]
     """loop: the training loop against a bare lax.scan of the same step; core: log
     densities and divergences against numpyro's and torch's, where installed; evidence:
-    K-sample evidences of MNIST's test images against a plain torch loop."""
+    K-sample evidences of MNIST's test images against a plain torch loop; flows: steps
+    of training against zuko's, nflows' and flowjax's, where installed, and compiling."""
     data_path: Path | None = None
     """MNIST's original files; random images of the same size if not given."""
     repetitions: int = 9
@@ -62,6 +63,12 @@ def benchmark(arguments: list[str] | None) -> None:
                 args.data_path, args.num_importance_samples, args.repetitions
             )
         }
+    elif args.what == "flows":
+        from baselines import flow_libraries
+
+        title = f"{flow_libraries.STEPS} training steps of a flow, or compilation, ms"
+        groups = flow_libraries.sides()
+        groups["compiling 32 couplings"] = flow_libraries.compilation()
     else:
         title = f"{CORE_SHAPE[0]} events of {CORE_SHAPE[1]} numbers, ms"
         groups = core_sides()

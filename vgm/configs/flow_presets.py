@@ -34,7 +34,7 @@ FLOW_PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "nsf-digits": (
-        "Neural spline flow of the embedded digits, learned dequantisation.",
+        "Neural spline flow of the embedded digits, uniformly dequantised.",
         Config(
             preset="nsf-digits",
             data=_DIGITS,

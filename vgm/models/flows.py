@@ -63,8 +63,8 @@ def realnvp(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Layer:
     Returns:
         The layer.
     """
-    parts = (learned.actnorm(by_channel=False), _coupling(event_shape, step, "affine"))
-    return _vectors(event_shape, parts, num_layers)
+    parts = (learned.actnorm(by_channel=False), coupling(event_shape, step, "affine"))
+    return vectors(event_shape, parts, num_layers)
 
 
 def neural_spline_coupling(
@@ -80,8 +80,8 @@ def neural_spline_coupling(
     Returns:
         The layer.
     """
-    parts = (learned.lu(), _coupling(event_shape, step, "spline"))
-    return _vectors(event_shape, parts, num_layers)
+    parts = (learned.lu(), coupling(event_shape, step, "spline"))
+    return vectors(event_shape, parts, num_layers)
 
 
 def neural_spline_autoregressive(
@@ -97,8 +97,8 @@ def neural_spline_autoregressive(
     Returns:
         The layer.
     """
-    parts = (learned.lu(), _autoregressive(step, "spline"))
-    return _vectors(event_shape, parts, num_layers)
+    parts = (learned.lu(), autoregressive(step, "spline"))
+    return vectors(event_shape, parts, num_layers)
 
 
 def maf(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Layer:
@@ -112,8 +112,8 @@ def maf(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Layer:
     Returns:
         The layer.
     """
-    parts = (learned.actnorm(by_channel=False), _autoregressive(step, "affine"))
-    return _vectors(event_shape, parts, num_layers)
+    parts = (learned.actnorm(by_channel=False), autoregressive(step, "affine"))
+    return vectors(event_shape, parts, num_layers)
 
 
 def glow(
@@ -190,10 +190,19 @@ def velocity_network(event_shape: tuple[int, ...], step: Step) -> networks.Veloc
     return networks.VelocityMLP(mlp)
 
 
-def _vectors(
+def vectors(
     event_shape: tuple[int, ...], parts: tuple[Layer, ...], num_layers: int
 ) -> Layer:
-    """A flattened event through some layers and a reversal, so many times."""
+    """A flattened event through some layers and a reversal, so many times.
+
+    Args:
+        event_shape: Shape of one example.
+        parts: The layers of one step.
+        num_layers: Steps.
+
+    Returns:
+        The layer.
+    """
     step = layers.chain(*parts, layers.fixed(linear.reverse()))
     flatten = layers.fixed(images.flatten(event_shape))
     return layers.chain(flatten, layers.repeat(step, num_layers))
@@ -207,7 +216,20 @@ def _transform(name: str, step: Step) -> transforms.Transform:
     )
 
 
-def _coupling(event_shape: tuple[int, ...], step: Step, name: str) -> Layer:
+def coupling(event_shape: tuple[int, ...], step: Step, name: str) -> Layer:
+    """A coupling of two halves of a vector.
+
+    Args:
+        event_shape: Shape of one example, whose numbers make the vector.
+        step: Sizes.
+        name: affine or spline.
+
+    Returns:
+        The layer.
+
+    Raises:
+        UserError: If there are not two numbers.
+    """
     dim = math.prod(event_shape)
     if dim < 2:
         raise UserError(
@@ -226,7 +248,16 @@ def _coupling(event_shape: tuple[int, ...], step: Step, name: str) -> Layer:
     return learned.coupling(network, transform, split=split)
 
 
-def _autoregressive(step: Step, name: str) -> Layer:
+def autoregressive(step: Step, name: str) -> Layer:
+    """A masked autoregressive map of a vector.
+
+    Args:
+        step: Sizes.
+        name: affine or spline.
+
+    Returns:
+        The layer.
+    """
     transform = _transform(name, step)
     network = MADE(
         step.hidden, transform.num_params, step.activation, dropout=step.dropout
@@ -252,7 +283,7 @@ def variational_noise(
         The layer, whose context is x.
     """
     part = layers.chain(
-        _coupling(event_shape, step, "spline"), layers.fixed(linear.reverse())
+        coupling(event_shape, step, "spline"), layers.fixed(linear.reverse())
     )
     flatten = layers.fixed(images.flatten(event_shape))
     repeated = layers.repeat(part, num_layers)
