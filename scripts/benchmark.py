@@ -31,7 +31,7 @@ class Arguments:
     """loop: the training loop against a bare lax.scan of the same step; core: log
     densities and divergences against numpyro's and torch's, where installed; evidence:
     K-sample evidences of MNIST's test images against a plain torch loop; flows: steps
-    of training against zuko's, nflows' and flowjax's, where installed, and compiling."""
+    of training against zuko's, nflows' and flowjax's, where installed; compiling."""
     data_path: Path | None = None
     """MNIST's original files; random images of the same size if not given."""
     repetitions: int = 9

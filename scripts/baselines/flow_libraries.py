@@ -19,7 +19,7 @@ from vgm.types import Batch
 
 DIM, BATCH, STEPS = 32, 256, 20
 COUPLINGS, COUPLING_WIDTH = 8, 128
-MAF_LAYERS, MAF_WIDTH = 5, 256
+MAF_LAYERS, MAF_WIDTHS = 5, {"masked, 64 wide": 64, "masked, 256 wide": 256}
 BINS, BOUND, RATE = 8, 5.0, 1e-3
 
 Run = Callable[[], None]
@@ -34,7 +34,7 @@ def sides() -> dict[str, dict[str, Run]]:
     """``STEPS`` steps a call, by flow and library; libraries where installed."""
     groups: dict[str, dict[str, Run]] = {
         "spline coupling": {"vgm": with_vgm(spline_coupling(COUPLINGS))},
-        "masked autoregressive": {"vgm": with_vgm(maf())},
+        **{name: {"vgm": with_vgm(maf(width))} for name, width in MAF_WIDTHS.items()},
     }
     for name, build in (
         ("zuko", with_zuko),
@@ -75,8 +75,8 @@ def spline_coupling(num_layers: int) -> Flow:
     )
 
 
-def maf() -> Flow:
-    step = flows.Step((MAF_WIDTH,) * 2)
+def maf(width: int) -> Flow:
+    step = flows.Step((width,) * 2)
     return flows.flow(
         flows.vectors((DIM,), (flows.autoregressive(step, "affine"),), MAF_LAYERS),
         event_shape=(DIM,),
@@ -89,19 +89,19 @@ def with_vgm(model: Flow) -> Run:
     params = model.init(jax.random.key(0), data[0])
     value_and_grad = objective.negative_elbo(model)
 
-    @jax.jit
-    def step(params, opt_state, x):
+    def step(state, x):
+        params, opt_state = state
         batch = Batch(x, None, jnp.ones(BATCH))
         _, grads = value_and_grad(jax.random.key(0), params, batch)
         updates, opt_state = optimizer.update(grads, opt_state)
-        return optax.apply_updates(params, updates), opt_state
+        return (optax.apply_updates(params, updates), opt_state), None
 
-    state = [params, optimizer.init(params)]
+    # As the library's loop does: many steps a dispatch, the state donated.
+    steps = jax.jit(lambda state: jax.lax.scan(step, state, data)[0], donate_argnums=0)
+    state = [(params, optimizer.init(params))]
 
     def run() -> None:
-        for x in data:
-            state[:] = step(*state, x)
-        jax.block_until_ready(state)
+        state[0] = jax.block_until_ready(steps(state[0]))
 
     return run
 
@@ -131,15 +131,14 @@ def with_zuko() -> dict[str, Run]:
         passes=2,
         hidden_features=(COUPLING_WIDTH,) * 2,
     )
-    masked = zuko.flows.MAF(
-        DIM, transforms=MAF_LAYERS, hidden_features=(MAF_WIDTH,) * 2
-    )
+    built = {"spline coupling": couplings}
+    for name, width in MAF_WIDTHS.items():
+        built[name] = zuko.flows.MAF(
+            DIM, transforms=MAF_LAYERS, hidden_features=(width,) * 2
+        )
     return {
         group: with_torch(lambda x, f=flow: f().log_prob(x), flow.parameters())
-        for group, flow in (
-            ("spline coupling", couplings),
-            ("masked autoregressive", masked),
-        )
+        for group, flow in built.items()
     }
 
 
@@ -151,27 +150,39 @@ def with_nflows() -> dict[str, Run]:
     half = torch.arange(DIM) >= DIM // 2
     coupling = transforms.PiecewiseRationalQuadraticCouplingTransform
 
+    class Network(MLP):
+        def forward(self, inputs, context=None):
+            return super().forward(inputs)
+
     def network(num_inputs, num_outputs):
-        return MLP([num_inputs], [num_outputs], [COUPLING_WIDTH] * 2)
+        return Network([num_inputs], [num_outputs], [COUPLING_WIDTH] * 2)
 
     def flow(parts):
         base = distributions.StandardNormal([DIM])
         return flows.Flow(transforms.CompositeTransform(parts), base)
 
-    couplings, masked = [], []
+    couplings = []
     for _ in range(COUPLINGS):
         couplings += [
             coupling(half, network, num_bins=BINS, tails="linear", tail_bound=BOUND),
             transforms.ReversePermutation(DIM),
         ]
-    for _ in range(MAF_LAYERS):
-        masked += [
-            transforms.MaskedAffineAutoregressiveTransform(
-                DIM, MAF_WIDTH, num_blocks=1, use_residual_blocks=False
-            ),
-            transforms.ReversePermutation(DIM),
+    groups = {"spline coupling": couplings}
+    masked = functools.partial(
+        transforms.MaskedAffineAutoregressiveTransform,
+        DIM,
+        num_blocks=1,
+        use_residual_blocks=False,
+    )
+    for name, width in MAF_WIDTHS.items():
+        groups[name] = [
+            part
+            for _ in range(MAF_LAYERS)
+            for part in (
+                masked(hidden_features=width),
+                transforms.ReversePermutation(DIM),
+            )
         ]
-    groups = {"spline coupling": couplings, "masked autoregressive": masked}
     return {
         group: with_torch(built.log_prob, built.parameters())
         for group, built in ((group, flow(parts)) for group, parts in groups.items())
@@ -194,15 +205,16 @@ def with_flowjax() -> dict[str, Run]:
             nn_width=COUPLING_WIDTH,
             nn_depth=2,
         ),
-        "masked autoregressive": masked_autoregressive_flow(
+    }
+    for name, width in MAF_WIDTHS.items():
+        built[name] = masked_autoregressive_flow(
             key,
             base_dist=base,
             transformer=Affine(),
             flow_layers=MAF_LAYERS,
-            nn_width=MAF_WIDTH,
+            nn_width=width,
             nn_depth=2,
-        ),
-    }
+        )
     return {group: _with_equinox(eqx, flow) for group, flow in built.items()}
 
 

@@ -169,10 +169,6 @@ def _find(
     widths, heights = params[..., :num_bins], params[..., num_bins : 2 * num_bins]
     left, width = _edges(widths, tail_bound, min_share)
     bottom, height = _edges(heights, tail_bound, min_share)
-    # softplus(0 + shift) + min_share = 1: parameters of 0 are the identity.
-    shift = jnp.log(jnp.expm1(jnp.asarray(1.0 - min_share, params.dtype)))
-    inner = min_share + softplus(params[..., 2 * num_bins :] + shift)
-    one = jnp.ones_like(inner[..., :1])
     edges = bottom if by_height else left
     above = value[..., None] >= edges[..., 1:]
     below = jnp.concatenate([jnp.ones_like(above[..., :1]), above], axis=-1)
@@ -181,13 +177,23 @@ def _find(
     def pick(values: Float[Array, "*event bins"]) -> Event:
         return jnp.sum(jnp.where(chosen, values, 0.0), axis=-1)
 
+    # softplus(0 + shift) + min_share = 1: parameters of 0 are the identity, and at
+    # both ends the derivative is that of the tails.
+    shift = jnp.log(jnp.expm1(jnp.asarray(1.0 - min_share, params.dtype)))
+    inner = params[..., 2 * num_bins :]
+    end = jnp.zeros_like(inner[..., :1])
+
+    def derivative(raw: Float[Array, "*event bins"]) -> Event:
+        return min_share + softplus(pick(raw) + shift)
+
+    chosen_width = pick(width)
     return Bin(
         pick(left),
         pick(bottom),
-        pick(width),
-        pick(height / width),
-        pick(jnp.concatenate([one, inner], axis=-1)),
-        pick(jnp.concatenate([inner, one], axis=-1)),
+        chosen_width,
+        pick(height) / chosen_width,
+        derivative(jnp.concatenate([end, inner], axis=-1)),
+        derivative(jnp.concatenate([inner, end], axis=-1)),
     )
 
 
