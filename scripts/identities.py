@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vgm import divergences
-from vgm.bounds import annealed, diffusion, elbo, gradients, importance, sandwich
+from vgm import bijections, divergences
+from vgm.bijections import Bijection, coupling, elementwise, linear, transforms
+from vgm.bounds import annealed, diffusion, elbo, flow, gradients, importance, sandwich
 from vgm.densities import (
     bernoulli,
     categorical,
@@ -602,6 +603,79 @@ def ddim() -> tuple[Any, Any]:
     z = jax.random.normal(jax.random.key(33), x.shape)
     arguments = jax.random.key(34), z, x, jnp.asarray(1.0), jnp.asarray(3.0)
     return samplers.ddim_step(1.0)(*arguments), samplers.ancestral_step(*arguments)
+
+
+FLOWS = "Flows, and E, F. Flows as VAEs and linear flows"
+
+
+def flow_case() -> tuple[Bijection, Any]:
+    """Two spline couplings of four numbers with a matrix between, and a point."""
+    key = jax.random.key(40)
+    kernel, lower, upper, x = jax.random.normal(key, (4, 4, 4))
+    spline = transforms.rational_quadratic(num_bins=3, tail_bound=3.0)
+
+    def conditioner(kept: Any) -> Any:
+        outputs = jnp.tanh(kept @ kernel[:2])
+        return jnp.outer(outputs[:2], jnp.linspace(-1.0, 1.0, spline.num_params))
+
+    part = coupling.coupling(conditioner, spline, split=2)
+    matrix = linear.lu(linear.LU(0.3 * lower, 0.3 * upper, 0.2 * kernel[0]))
+    return bijections.compose(part, matrix, linear.reverse(), part), x[0]
+
+
+def standard(z: Any) -> Any:
+    """Log N(z; 0, I)."""
+    return normal.log_prob(z, jnp.zeros_like(z), jnp.zeros_like(z))
+
+
+@identity(FLOWS, "flow - ELBO of a VAE with noise t around it = D t^2 / 2, t = 0.3")
+def gaussian_vae() -> tuple[Any, Any]:
+    _, x = flow_case()
+    mean, log_std, t = jnp.asarray(0.7), jnp.asarray(-0.4), jnp.asarray(0.3)
+    affine = elementwise.affine(jnp.full(4, mean), jnp.full(4, log_std))
+    encoded, _ = affine.forward(x)
+    # x - s z - m = -s t eps, whose square has a known mean.
+    reconstruction = -2.0 * (jnp.log(2 * jnp.pi) + 2 * (log_std + jnp.log(t)) + 1.0)
+    kl = divergences.kl_standard_normal(encoded, jnp.full(4, jnp.log(t)))
+    exact = flow.change_of_variables(x, affine, standard).elbo
+    return exact - (reconstruction - kl), 2.0 * t**2
+
+
+@identity(FLOWS, "linear flow = normal with covariance (A' A)^-1")
+def linear_flow() -> tuple[Any, Any]:
+    _, x = flow_case()
+    lower, upper = jax.random.normal(jax.random.key(41), (2, 4, 4))
+    matrix = linear.lu(linear.LU(0.3 * lower, 0.3 * upper, 0.1 * x))
+    whole = jax.jacobian(lambda x: matrix.forward(x)[0])(x)
+    covariance = jnp.linalg.inv(whole.T @ whole)
+    left = flow.change_of_variables(x, matrix, standard).elbo
+    factor = jnp.linalg.cholesky(covariance)
+    return left, multivariate_normal.log_prob(x, jnp.zeros(4), factor)
+
+
+@identity(FLOWS, "log determinant of couplings and matrices = that of the Jacobian")
+def determinant() -> tuple[Any, Any]:
+    bijection, x = flow_case()
+    jacobian = jax.jacobian(lambda x: bijection.forward(x)[0])(x)
+    return bijection.forward(x)[1], jnp.linalg.slogdet(jacobian)[1]
+
+
+@identity(FLOWS, "x = inverse(forward(x)), and their log determinants are opposite")
+def round_trip() -> tuple[Any, Any]:
+    bijection, x = flow_case()
+    z, log_det = bijection.forward(x)
+    back, log_det_back = bijection.inverse(z)
+    return jnp.append(back, log_det_back), jnp.append(x, -log_det)
+
+
+@identity(FLOWS, "dequantised logit = logit((x + u) / levels)")
+def dequantised() -> tuple[Any, Any]:
+    x, w = jnp.arange(5), jnp.linspace(-3.0, 3.0, 5)
+    left, log_det = flow.dequantize(x, w, levels=5)
+    y = (x + jax.nn.sigmoid(w)) / 5
+    slope = jax.nn.sigmoid(w) * jax.nn.sigmoid(-w) / (5 * y * (1 - y))
+    right = jnp.append(jnp.log(y / (1 - y)), jnp.sum(jnp.log(slope)))
+    return jnp.append(left, log_det), right
 
 
 def error(entry: Identity, *, x64: bool) -> float:

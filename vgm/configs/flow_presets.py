@@ -138,7 +138,8 @@ FLOW_PRESETS: dict[str, tuple[str, Config]] = {
             model=ModelConfig(
                 family="flow", architecture="nsf-coupling", hidden=(64, 64)
             ),
-            flow=FlowConfig(num_layers=4, target="banana"),
+            # Beyond its bins a spline is the identity: the target must lie within.
+            flow=FlowConfig(num_layers=4, tail_bound=10.0, target="banana"),
             optimizer=OptimizerConfig(
                 learning_rate=2e-3, schedule="cosine", warmup_steps=100, ema_decay=0.99
             ),
