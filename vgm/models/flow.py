@@ -92,9 +92,11 @@ class Flow:
         self, params: Params, context: Context, dropout_key: PRNGKey | None = None
     ) -> Bijection:
         """Data to noise for one example's context; with a key, under dropout."""
+        # Parameters read from a file are NumPy's.
+        data, own = jax.tree.map(jnp.asarray, (params["data"], params["layers"]))
         return bijections.compose(
-            self.data.build(params["data"], context, None),
-            self.layers.build(params["layers"], context, dropout_key),
+            self.data.build(data, context, None),
+            self.layers.build(own, context, dropout_key),
         )
 
     def log_prob(
@@ -215,9 +217,10 @@ class Flow:
         if self.noise is None:
             w = bound.sample_uniform(key, x.shape)
             return w, bound.log_uniform(w)
+        own = jax.tree.map(jnp.asarray, params["noise"])
         return bound.sample_and_log_prob(
             key,
-            self.noise.build(params["noise"], self._noise_context(x), None),
+            self.noise.build(own, self._noise_context(x), None),
             lambda key: bound.sample_uniform(key, x.shape),
             bound.log_uniform,
         )
