@@ -32,7 +32,10 @@ SUITES = {
     "numerics": "tests/test_divergences.py tests/test_densities.py",
     "divergences": "tests/test_divergences.py",
     "processes": "tests/test_processes.py",
+    "bijections": "tests/test_bijections.py",
+    "bijections/continuous": "tests/test_flows.py",
     "bounds/diffusion": "tests/test_diffusion.py",
+    "bounds/flow": "tests/test_flows.py",
     "bounds/elbo": "tests/test_bounds.py",
     "bounds/importance": "tests/test_bounds.py tests/test_importance.py",
     "bounds/pareto": "tests/test_importance.py",
@@ -42,6 +45,7 @@ SUITES = {
     "samplers": "tests/test_diffusion.py",
     "inference": "tests/test_inference.py",
     "oracles": "tests/test_oracles.py",
+    "oracles/targets": "tests/test_flows.py",
 }
 """Tests for the modules whose path begins so; the longest match counts."""
 
@@ -58,6 +62,9 @@ SELECT = {
     "bounds/pareto": "pareto or constant_weights or tail or ties or quartile or index",
     "bounds/annealed": "anneal or hmc or temperature or tuned or intervals_hold",
     "bounds/sandwich": "interval or naive",
+    "bijections/continuous": "continuous or velocity or divergence or probes",
+    "bounds/flow": "flow or dequant or uniform or level or conform or draws or matching",
+    "oracles/targets": "target or normaliser",
     "samplers/diffusion": "ddim or ancestral or samples or trajectory",
 }
 """Which of those tests, where few of a file concern the module."""

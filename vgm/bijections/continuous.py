@@ -95,7 +95,7 @@ def _diffrax() -> Any:
         import diffrax
     except ImportError as error:
         raise UserError(
-            "continuous flows are solved by diffrax, which is not installed; run: pip "
-            "install diffrax"
+            "model.architecture 'continuous' is solved by diffrax, which is not "
+            "installed; run: pip install diffrax"
         ) from error
     return diffrax
