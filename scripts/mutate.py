@@ -63,7 +63,7 @@ SELECT = {
     "bounds/annealed": "anneal or hmc or temperature or tuned or intervals_hold",
     "bounds/sandwich": "interval or naive",
     "bijections/continuous": "continuous or velocity or divergence or probes",
-    "bounds/flow": "flow or dequant or uniform or level or conform or draws or matching",
+    "bounds/flow": "flow or dequant or uniform or level or draws or matching",
     "oracles/targets": "target or normaliser",
     "samplers/diffusion": "ddim or ancestral or samples or trajectory",
 }

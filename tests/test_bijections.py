@@ -133,6 +133,7 @@ def case(request, x64):
     return build(), jnp.asarray(x, float)
 
 
+NEAR = [case for case in cases() if not case[0].endswith("-far")]
 DOUBLE = pytest.mark.parametrize(
     "case", [pytest.param(case[1:], id=case[0]) for case in cases()], indirect=True
 )
@@ -141,8 +142,12 @@ DOUBLE = pytest.mark.parametrize(
 @DOUBLE
 def test_log_det_is_that_of_the_jacobian(case):
     bijection, x = case
-    z, log_det = bijection.forward(x)
-    jacobian = jax.jacobian(lambda x: bijection.forward(x)[0].ravel())(x)
+
+    @jax.jit
+    def both(x):
+        return bijection.forward(x), jax.jacobian(bijection.forward)(x)[0]
+
+    (z, log_det), jacobian = both(x)
     expected = jnp.linalg.slogdet(jacobian.reshape(x.size, x.size))[1]
     np.testing.assert_allclose(log_det, expected, atol=1e-10)
     chex.assert_shape(log_det, ())
@@ -152,8 +157,8 @@ def test_log_det_is_that_of_the_jacobian(case):
 @DOUBLE
 def test_inverse_undoes_forward(case):
     bijection, x = case
-    z, log_det = bijection.forward(x)
-    back, log_det_back = bijection.inverse(z)
+    z, log_det = jax.jit(bijection.forward)(x)
+    back, log_det_back = jax.jit(bijection.inverse)(z)
     np.testing.assert_allclose(back, x, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(log_det_back, -log_det, atol=1e-8)
 
@@ -161,18 +166,20 @@ def test_inverse_undoes_forward(case):
 @ALL
 def test_single_precision_keeps_its_digits(build, x):
     single = build()
-    z, log_det = single.forward(x)
-    back, _ = single.inverse(z)
+    z, log_det = jax.jit(single.forward)(x)
+    back, _ = jax.jit(single.inverse)(z)
     # Relative to the largest number: a linear map mixes them.
     np.testing.assert_allclose(back, x, atol=1e-5 * float(jnp.max(jnp.abs(x))))
     with jax.enable_x64(True):
-        exact = build().forward(jnp.asarray(np.asarray(x), float))
+        exact = jax.jit(build().forward)(jnp.asarray(np.asarray(x), float))
     scale = 1.0 + float(jnp.max(jnp.abs(z)))
     np.testing.assert_allclose(z, exact[0], atol=1e-5 * scale)
     np.testing.assert_allclose(log_det, exact[1], rtol=1e-5, atol=1e-5)
 
 
-@DOUBLE
+@pytest.mark.parametrize(
+    "case", [case[1:] for case in NEAR], indirect=True, ids=[case[0] for case in NEAR]
+)
 def test_jit_and_vmap_change_nothing(case):
     bijection, x = case
     plain = bijection.forward(x)
@@ -184,18 +191,17 @@ def test_jit_and_vmap_change_nothing(case):
 
 
 @pytest.mark.parametrize("name", list(CASES))
-@pytest.mark.parametrize("size", [1e6, -1e6, 0.0])
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
-def test_extremes_stay_finite(name, size, direction):
+def test_extremes_stay_finite(name, direction):
     bijection = CASES[name]()
 
     def both(x):
         value, log_det = getattr(bijection, direction)(x)
         return jnp.sum(jnp.sin(value)) + log_det, (value, log_det)
 
-    x = jnp.full(DIM, size).at[1].set(0.1)
-    grads, values = jax.grad(both, has_aux=True)(x)
-    chex.assert_tree_all_finite((grads, values))
+    x = jnp.outer(jnp.asarray([1e6, -1e6, 0.0]), jnp.ones(DIM)).at[:, 1].set(0.1)
+    found = jax.jit(jax.vmap(jax.grad(both, has_aux=True)))(x)
+    chex.assert_tree_all_finite(found)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
@@ -211,7 +217,8 @@ def test_parameters_have_finite_gradients_far_outside(name):
     for scale in (0.0, 1.0, 1e3):
         params = scale * noise(40, 5, family.num_params)
         for direction in ("forward", "inverse"):
-            chex.assert_tree_all_finite(jax.grad(loss)(params, direction))
+            grads = jax.jit(jax.grad(loss), static_argnums=1)(params, direction)
+            chex.assert_tree_all_finite(grads)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
@@ -242,10 +249,11 @@ def test_splines_pass_through_their_knots_with_their_slopes(x64):
 
     # A little inside: the ends themselves belong to the tails.
     at = jnp.asarray(np.clip(x, -bound + 1e-9, bound - 1e-9))
-    np.testing.assert_allclose(jax.vmap(value)(at), z, atol=1e-7)
-    np.testing.assert_allclose(jax.vmap(jax.grad(value))(at), slopes, atol=1e-5)
-    tails = jnp.asarray([-7.0, 3.0, 1e6])
-    np.testing.assert_allclose(jax.vmap(value)(tails), tails)
+    both = jax.jit(jax.vmap(jax.value_and_grad(value)))
+    np.testing.assert_allclose(both(at)[0], z, atol=1e-7)
+    np.testing.assert_allclose(both(at)[1], slopes, atol=1e-5)
+    tails = jnp.asarray([-7.0, -3.0, 3.0, 4.0, 9.0, 1e3, 1e6])
+    np.testing.assert_allclose(both(tails)[0], tails)
 
 
 def test_splines_agree_with_the_formula_written_out(x64):
@@ -254,7 +262,8 @@ def test_splines_agree_with_the_formula_written_out(x64):
     params = noise(51, 3 * bins - 1)
     at = np.linspace(-2.99, 2.99, 57)
     family = FAMILIES["spline"]
-    actual = jax.vmap(lambda a: family.forward(a[None], params[None])[0][0])(at)
+    one = jax.vmap(lambda a: family.forward(a[None], params[None])[0][0])
+    actual = jax.jit(one)(at)
     share = 1e-3
     sizes = [
         share + (1 - share * bins) * np.asarray(jax.nn.softmax(part))
@@ -277,11 +286,25 @@ def test_splines_agree_with_the_formula_written_out(x64):
     np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
+def test_the_root_of_a_spline_does_not_cancel():
+    """A last slope far above the bin's: the usual form of the root loses digits."""
+    family = transforms.rational_quadratic(num_bins=2, tail_bound=1.0)
+    params = jnp.asarray([3.0, 0.0, -2.0, 0.0, 8.0])
+    z = jnp.linspace(-0.99, -0.9, 50)
+    single = jax.vmap(lambda z: family.inverse(z[None], params[None])[0][0])(z)
+    with jax.enable_x64(True):
+        z, params = np.asarray(z, float), jnp.asarray(np.asarray(params), float)
+        exact = jax.vmap(lambda z: family.inverse(z[None], params[None])[0][0])(
+            jnp.asarray(z)
+        )
+    np.testing.assert_allclose(single, exact, atol=3e-6)
+
+
 @pytest.mark.parametrize("name", ["coupling-spline", "masked-affine"])
 def test_increasing_in_every_number_of_its_own(name, x64):
     """The diagonal of the Jacobian is positive: maps of a number increase."""
     bijection = CASES[name]()
-    jacobian = jax.jacobian(lambda x: bijection.forward(x)[0])(2.0 * noise(60, DIM))
+    jacobian = jax.jit(jax.jacobian(bijection.forward))(2.0 * noise(60, DIM))[0]
     assert (jnp.diag(jacobian) > 0).all()
     np.testing.assert_allclose(jacobian, np.tril(jacobian), atol=1e-12)
 

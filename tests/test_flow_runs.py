@@ -75,8 +75,8 @@ def test_two_moons_are_where_they_should_be():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,2\n3\n", r"row 3: 1 cells where the first has 2"),
-        ("1,2\n3,x\n", r"row 2, column 2: 'x' is no finite number"),
+        ("a,b\n1,2\n3\n", r"line 3: 1 cells where the first has 2"),
+        ("1,2\n3,x\n", r"line 2, column 2: 'x' is no finite number"),
         ("1,2\n3,nan\n", r"'nan' is no finite number"),
         ("1,2\n3,4\n", r"has 2 rows; needs at least 10"),
         ("", r"has 0 rows"),
@@ -92,6 +92,7 @@ def test_bad_tables(tmp_path, text, message):
 # ---- runs
 
 
+@pytest.mark.slow
 def test_a_table_is_reported_in_its_own_units(tmp_path):
     run_dir = tmp_path / "run"
     arguments = ["nsf-tabular", *SMALL, "--data.path", str(normal_table(tmp_path))]
@@ -135,7 +136,7 @@ def test_a_target_gives_its_normaliser(tmp_path, capsys):
     [
         ["nsf-digits", *SMALL, "--flow.noise", "variational", "--model.conditional"],
         ["maf-digits", *SMALL, "--model.architecture", "nsf-autoregressive"],
-        ["realnvp-digits", *SMALL, "--model.architecture", "glow"],
+        ["glow-mnist", *SMALL, "--data.name", "digits", "--data.num-validation", "9"],
         ["flow-2d", *SMALL, "--train.batch-size", "64"],
         ["cnf-2d", *SHORT, "--model.hidden", "8", "--train.batch-size", "64"],
     ],
@@ -211,6 +212,30 @@ BAD_INPUT = {
         ["flow-2d", "--flow.target", "banana"],
         r"flow\.target banana or ring and data\.name nothing go together",
     ),
+    "a target for another family": (
+        ["vae-digits", "--flow.target", "ring", "--data.name", "nothing"],
+        r"flow\.target and data\.name 'nothing' are for model\.family 'flow'",
+    ),
+    "a target on half of the plane": (
+        ["flow-target-2d", "--flow.transform", "log"],
+        r"flow\.target needs flow\.transform 'standardize'",
+    ),
+    "draws that are not drawn": (
+        ["cnf-2d", "--objective.num-samples", "4"],
+        r"objective\.num-samples must be 1 for objective\.name 'flow-matching'",
+    ),
+    "dropout that is not there": (
+        ["glow-mnist", "--model.dropout", "0.1"],
+        r"model\.architecture 'glow' has one width, .* and model\.dropout 0",
+    ),
+    "grey values read as bits": (
+        ["made-mnist", "--data.observation", "grey-bernoulli"],
+        r"data\.observation must be levels, binary or density for model\.family 'autor",
+    ),
+    "a logarithm of what is negative": (
+        ["flow-2d", "--flow.transform", "log"],
+        r"flow\.transform 'log' needs numbers above 0 and below inf; the training data",
+    ),
     "a conditional target": (
         ["flow-target-2d", "--model.conditional"],
         r"flow\.target needs objective\.name 'elbo' and no model\.conditional",
@@ -224,6 +249,8 @@ BAD_INPUT = {
             "realnvp-digits",
             "--model.architecture",
             "glow",
+            "--model.dropout",
+            "0",
             "--flow.num-levels",
             "4",
         ],
@@ -243,7 +270,7 @@ BAD_INPUT = {
             "--data.path",
             str(write_table(tmp_path / "one.csv", np.ones((20, 1)))),
         ],
-        r"a coupling flow needs at least 2 numbers an example; got 1",
+        r"need at least 2 numbers an example; got 1",
     ),
     "a table with a word in it": (
         lambda tmp_path: [
@@ -251,7 +278,7 @@ BAD_INPUT = {
             "--data.path",
             str(write_table(tmp_path / "bad.csv", [[1, 2]] * 20 + [["x", 2]])),
         ],
-        r"bad\.csv, row 21, column 1: 'x' is no finite number",
+        r"bad\.csv, line 21, column 1: 'x' is no finite number",
     ),
 }
 

@@ -74,7 +74,7 @@ def continuous(field: Field, *, tolerance: float = 1e-5) -> Bijection:
     """
 
     def carry(x: Event, start: float, end: float) -> tuple[Event, Scalar]:
-        diffrax = _diffrax()
+        diffrax = solver()
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, state, args: field(t, state[0])),
             diffrax.Tsit5(),
@@ -90,7 +90,15 @@ def continuous(field: Field, *, tolerance: float = 1e-5) -> Bijection:
     return Bijection(lambda x: carry(x, 0.0, 1.0), lambda z: carry(z, 1.0, 0.0))
 
 
-def _diffrax() -> Any:
+def solver() -> Any:
+    """Diffrax.
+
+    Returns:
+        The module.
+
+    Raises:
+        UserError: If it is not installed.
+    """
     try:
         import diffrax
     except ImportError as error:

@@ -3,7 +3,7 @@
 On images they are Glow's invertible 1x1 convolutions (Kingma & Dhariwal 2018, 3.2).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +27,18 @@ class LU(NamedTuple):
     log_diagonal: Float[Array, " dim"]
 
 
-def lu_init(dim: int) -> LU:
+def lu_init(dim: int, dtype: Any = float) -> LU:
     """Parameters of the identity.
 
     Args:
         dim: Length of the last axis.
+        dtype: Of the numbers.
 
     Returns:
         The parameters.
     """
-    zeros = jnp.zeros((dim, dim))
-    return LU(zeros, zeros, jnp.zeros(dim))
+    zeros = jnp.zeros((dim, dim), dtype)
+    return LU(zeros, zeros, jnp.zeros(dim, dtype))
 
 
 def lu(params: LU) -> Bijection:

@@ -106,7 +106,14 @@ def rational_quadratic(
 
     Returns:
         The family; its parameters are widths, heights and inner derivatives.
+
+    Raises:
+        ValueError: If the least bins alone fill the whole.
     """
+    if num_bins * min_share >= 1.0:
+        raise ValueError(
+            f"num_bins * min_share must be below 1; got {num_bins} * {min_share}"
+        )
     spline = (num_bins, tail_bound, min_share)
 
     def forward(x: Event, params: Numbers) -> tuple[Event, Scalar]:
@@ -128,7 +135,8 @@ def rational_quadratic(
     def inverse(z: Event, params: Numbers) -> tuple[Event, Scalar]:
         clipped = jnp.clip(z, -tail_bound, tail_bound)
         found = _find(clipped, params, *spline, by_height=True)
-        # Of a xi^2 + b xi + c = 0 the root that does not cancel (eq. 29).
+        # Of a xi^2 + b xi + c = 0 the root between 0 and 1 (eq. 29), in the one of its
+        # two forms that does not cancel.
         height = found.slope * found.width
         up = (clipped - found.bottom) / height
         bend = found.first + found.last - 2.0 * found.slope
@@ -137,7 +145,10 @@ def rational_quadratic(
         c = -found.slope * up
         # Positive but for rounding; a root of 0 would have no derivative.
         square = jnp.maximum(b**2 - 4.0 * a * c, jnp.finfo(b.dtype).tiny)
-        xi = jnp.clip(2.0 * c / (-b - jnp.sqrt(square)), 0.0, 1.0)
+        root, down = jnp.sqrt(square), b < 0.0
+        ahead = 2.0 * c / jnp.where(down, -1.0, -b - root)
+        behind = (root - b) / (2.0 * jnp.where(down, a, 1.0))
+        xi = jnp.clip(jnp.where(down, behind, ahead), 0.0, 1.0)
         x = found.left + found.width * xi
         inside = jnp.abs(z) < tail_bound
         return (

@@ -123,7 +123,7 @@ def validate(config: Config) -> None:
             _FAMILIES[config.data.observation],
             f"data.observation {config.data.observation!r}",
         )
-    for holds, message in _COMBINATIONS.get(config.model.family, ()):
+    for holds, message in (*_ANY, *_COMBINATIONS.get(config.model.family, ())):
         if not holds(config):
             raise UserError(message)
 
@@ -175,6 +175,24 @@ _LEVELS_OR_REALS: Combination = (
     "data.observation must be levels or density for model.family 'diffusion' and "
     "'flow'; use levels, or a vae",
 )
+_ANY: tuple[Combination, ...] = (
+    (
+        lambda c: (c.flow.target == "none") == (c.data.name != "nothing"),
+        "flow.target banana or ring and data.name nothing go together: give both",
+    ),
+    (
+        lambda c: c.flow.target == "none" or c.model.family == "flow",
+        "flow.target and data.name 'nothing' are for model.family 'flow'",
+    ),
+)
+_AUTOREGRESSIVE: tuple[Combination, ...] = (
+    _COMPLETE,
+    (
+        lambda c: c.data.observation != "grey-bernoulli",
+        "data.observation must be levels, binary or density for model.family "
+        "'autoregressive': it would read grey values where it must read bits",
+    ),
+)
 _FLOW: tuple[Combination, ...] = (
     _COMPLETE,
     _LEVELS_OR_REALS,
@@ -198,16 +216,31 @@ _FLOW: tuple[Combination, ...] = (
         "data.observation 'density'",
     ),
     (
-        lambda c: (c.flow.target == "none") == (c.data.name != "nothing"),
-        "flow.target banana or ring and data.name nothing go together: give both",
-    ),
-    (
         lambda c: (
             c.flow.target == "none"
             or (c.objective.name == "elbo" and not c.model.conditional)
         ),
         "flow.target needs objective.name 'elbo' and no model.conditional: there are "
         "no data",
+    ),
+    (
+        lambda c: (
+            c.flow.target == "none"
+            or (c.flow.transform == "standardize" and not c.model.dropout)
+        ),
+        "flow.target needs flow.transform 'standardize', which reaches all of the "
+        "plane, and model.dropout 0",
+    ),
+    (
+        lambda c: c.objective.num_samples == 1 or c.objective.name == "elbo",
+        "objective.num-samples must be 1 for objective.name 'flow-matching'",
+    ),
+    (
+        lambda c: (
+            c.model.architecture != "glow"
+            or (not c.model.dropout and len(c.model.hidden) == 1)
+        ),
+        "model.architecture 'glow' has one width, model.hidden, and model.dropout 0",
     ),
     (
         lambda c: len(c.model.hidden) > 0,
@@ -277,5 +310,5 @@ _DIFFUSION: tuple[Combination, ...] = (
 _COMBINATIONS = {
     "diffusion": _DIFFUSION,
     "flow": _FLOW,
-    "autoregressive": (_COMPLETE,),
+    "autoregressive": _AUTOREGRESSIVE,
 }

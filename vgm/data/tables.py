@@ -13,7 +13,9 @@ MIN_ROWS = 10
 
 
 def load_csv(path: Path) -> Dataset:
-    """A .csv or .csv.gz of numbers, with or without a line of names.
+    """A .csv or .csv.gz of numbers, kept in float32, with or without a line of names.
+
+    A first line counts as names where no cell of it is a number.
 
     Four fifths of the rows are for training, a tenth each for validation and test: a
     fixed random split.
@@ -32,9 +34,13 @@ def load_csv(path: Path) -> Dataset:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8; save it as such") from error
-    rows = [row for row in csv.reader(text.splitlines()) if row]
-    header = 1 if rows and not any(_is_number(cell) for cell in rows[0]) else 0
-    x = _numbers(path, rows[header:], first_line=header + 1)
+    reader = csv.reader(text.splitlines())
+    try:
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f"{path} is no table ({error}); save it again") from error
+    header = 1 if rows and not any(_is_number(cell) for cell in rows[0][1]) else 0
+    x = _numbers(path, rows[header:])
     if len(x) < MIN_ROWS:
         raise UserError(f"{path} has {len(x)} rows; needs at least {MIN_ROWS}")
     order = np.random.default_rng(0).permutation(len(x))
@@ -52,17 +58,17 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _numbers(path: Path, rows: list[list[str]], *, first_line: int) -> np.ndarray:
-    for line, row in enumerate(rows, first_line):
-        if len(row) != len(rows[0]):
+def _numbers(path: Path, rows: list[tuple[int, list[str]]]) -> np.ndarray:
+    for line, row in rows:
+        if len(row) != len(rows[0][1]):
             raise UserError(
-                f"{path}, row {line}: {len(row)} cells where the first has "
-                f"{len(rows[0])}; make them alike"
+                f"{path}, line {line}: {len(row)} cells where the first has "
+                f"{len(rows[0][1])}; make them alike"
             )
         for column, cell in enumerate(row, 1):
             if not _is_number(cell) or not np.isfinite(np.float32(cell)):
                 raise UserError(
-                    f"{path}, row {line}, column {column}: {cell!r} is no finite "
+                    f"{path}, line {line}, column {column}: {cell!r} is no finite "
                     "number; mend or remove the row"
                 )
-    return np.asarray(rows, np.float32)
+    return np.asarray([row for _, row in rows], np.float32)

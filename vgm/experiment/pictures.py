@@ -51,7 +51,9 @@ def draw_figures(
         drawn.append(("Denoising steps", caption, steps))
     shape, model = experiment.form.event_shape, experiment.model
     in_plane = shape == (2,) and not experiment.config.model.conditional
-    if isinstance(model, TargetFlow) or (in_plane and isinstance(model, Flow)):
+    if isinstance(model, TargetFlow) or (
+        in_plane and isinstance(model, Flow) and model.is_exact
+    ):
         return [_density(experiment, model, run_dir, params), *drawn]
     if len(shape) != 3 or shape[-1] not in (1, 3):
         return drawn

@@ -56,6 +56,8 @@ def prepare(config: configs.Config) -> Experiment:
     observations.require_observable(dataset, config.data.observation)
     if config.data.observation == "binary" and config.data.binarization == "static":
         dataset = observations.binarize_once(dataset)
+    if config.model.family == "flow":
+        _require_support(dataset.train.x, config.flow.transform)
     form = data_form(dataset)
     model = build_model(config, form)
     if config.model.conditional:
@@ -66,6 +68,19 @@ def prepare(config: configs.Config) -> Experiment:
             "--data.num-validation, or --train.patience 0"
         )
     return Experiment(config, form, dataset, model, observer(config, form))
+
+
+def _require_support(x: np.ndarray, transform: str) -> None:
+    """Training data must lie where a flow's first transform is defined."""
+    low, high = {"log": (0.0, np.inf), "logit": (0.0, 1.0)}.get(
+        transform, (-np.inf, np.inf)
+    )
+    outside = x[(x <= low) | (x >= high)]
+    if outside.size:
+        raise UserError(
+            f"flow.transform {transform!r} needs numbers above {low:g} and below "
+            f"{high:g}; the training data have {outside[0]:g}; use 'standardize'"
+        )
 
 
 def data_form(dataset: data.Dataset) -> DataForm:

@@ -86,7 +86,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             (
                 "bits/dim of the baseline",
                 f"{number(result['baseline_bits_per_dim'], 3)}",
-                "independent pixels fitted to the training split",
+                "independent numbers fitted to the training split",
             )
         )
     else:
@@ -94,7 +94,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             (
                 "baseline",
                 f"{number(result['baseline_nats'], 2)} nats",
-                "independent pixels fitted to the training split",
+                "independent numbers fitted to the training split",
             )
         )
     if result.get("active_units") is not None:

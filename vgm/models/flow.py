@@ -184,12 +184,13 @@ class Flow:
         """One draw of the flow matching error of a continuous flow, under dropout.
 
         Raises:
-            UserError: If the flow is not continuous.
+            UserError: If the flow is not continuous, or one of levels.
         """
         network = self.velocity
-        if network is None:
+        if network is None or self.levels:
             raise UserError(
-                "objective.name 'flow-matching' needs model.architecture 'continuous'"
+                "objective.name 'flow-matching' needs model.architecture 'continuous' "
+                "and data.observation 'density'"
             )
         context = conditions.vectors(condition, self.num_classes)
         standard = push(self.data, params["data"], x, context)

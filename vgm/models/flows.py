@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple
 
 from vgm.bijections import elementwise, images, linear, transforms
+from vgm.bijections.continuous import solver
 from vgm.errors import UserError
 from vgm.models import layers, learned, networks
 from vgm.models.flow import Flow
@@ -48,7 +49,9 @@ def data_layer(transform: str) -> Layer:
         "log": (layers.fixed(elementwise.log()),),
         "logit": (layers.fixed(elementwise.logit()),),
     }
-    parts = (*before[transform], learned.actnorm(by_channel=False))
+    # A number that never changes starts at a scale of 1e-3.
+    scale = learned.actnorm(by_channel=False, constant=math.log(learned.MIN_STD))
+    parts = (*before[transform], scale)
     return layers.frozen(layers.chain(*parts))
 
 
@@ -136,8 +139,9 @@ def glow(
     sides = event_shape[:2]
     if len(event_shape) != 3 or any(side % 2**num_levels for side in sides):
         raise UserError(
-            f"flow.num-levels {num_levels} needs (height, width, channels) with sides "
-            f"divisible by {2**num_levels}; got {event_shape}; use fewer levels"
+            f"model.architecture 'glow' with flow.num-levels {num_levels} needs "
+            f"(height, width, channels) with sides divisible by {2**num_levels}; got "
+            f"{event_shape}"
         )
     levels, channels = [], event_shape[2]
     for _ in range(num_levels):
@@ -167,6 +171,7 @@ def continuous(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Lay
         The layer.
     """
     del num_layers
+    solver()  # now, not at the first evaluation
     return learned.continuous(velocity_network(event_shape, step))
 
 
@@ -233,8 +238,8 @@ def coupling(event_shape: tuple[int, ...], step: Step, name: str) -> Layer:
     dim = math.prod(event_shape)
     if dim < 2:
         raise UserError(
-            "a coupling flow needs at least 2 numbers an example; got "
-            f"{dim}: use maf or nsf-autoregressive"
+            "couplings (model.architecture realnvp and nsf-coupling, flow.noise "
+            f"variational) need at least 2 numbers an example; got {dim}"
         )
     split, transform = dim // 2, _transform(name, step)
     mlp = networks.MLP(

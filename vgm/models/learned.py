@@ -15,13 +15,17 @@ from vgm.bijections.transforms import Transform
 from vgm.models.layers import Batch, Context, Contexts, Layer
 from vgm.types import Params, PRNGKey
 
+MIN_STD = 1e-3
+"""Standard deviation below which a number counts as constant."""
 
-def actnorm(*, by_channel: bool) -> Layer:
+
+def actnorm(*, by_channel: bool, constant: float = 0.0) -> Layer:
     """Standardisation that starts at the data's and learns on (ActNorm).
 
     Args:
         by_channel: One mean and scale for each number of the last axis, not for every
             number: Kingma & Dhariwal (2018, section 3.1) on images.
+        constant: Log scale of a number that does not change in the batch.
 
     Returns:
         The layer.
@@ -29,10 +33,11 @@ def actnorm(*, by_channel: bool) -> Layer:
 
     def init(key: PRNGKey, x: Batch, contexts: Contexts) -> Params:
         rows = x.reshape(-1, x.shape[-1]) if by_channel else x
-        mean = jnp.mean(rows, axis=0)
-        std = jnp.std(rows, axis=0)
-        # A number that never changes starts at a scale of 1e-3.
-        return {"mean": mean, "log_std": jnp.log(jnp.maximum(std, 1e-3))}
+        mean, std = jnp.mean(rows, axis=0), jnp.std(rows, axis=0)
+        # A number that never changes keeps its scale: every layer would divide it.
+        changes = std > MIN_STD
+        log_std = jnp.where(changes, jnp.log(jnp.where(changes, std, 1.0)), constant)
+        return {"mean": mean, "log_std": log_std}
 
     def build(params: Params, context: Context, key: PRNGKey | None) -> Bijection:
         def spread(value: Array) -> Callable[[Array], Array]:
@@ -57,7 +62,7 @@ def lu() -> Layer:
         The layer.
     """
     return Layer(
-        lambda key, x, contexts: linear.lu_init(x.shape[-1]),
+        lambda key, x, contexts: linear.lu_init(x.shape[-1], x.dtype),
         lambda params, context, key: linear.lu(linear.LU(*params)),
     )
 
@@ -73,7 +78,7 @@ def orthogonal(num_reflections: int) -> Layer:
     """
 
     def init(key: PRNGKey, x: Batch, contexts: Contexts) -> Params:
-        return jax.random.normal(key, (num_reflections, x.shape[-1]))
+        return jax.random.normal(key, (num_reflections, x.shape[-1]), x.dtype)
 
     return Layer(init, lambda params, context, key: linear.orthogonal(params))
 
@@ -136,12 +141,13 @@ def continuous(network: nn.Module) -> Layer:
         return network.init(key, x[:1], jnp.zeros(1, x.dtype), one, train=False)
 
     def build(params: Params, context: Context, key: PRNGKey | None) -> Bijection:
-        move = velocity(network, params, context, key)
+        key_dropout, key_probe = (None, key) if key is None else jax.random.split(key)
+        move = velocity(network, params, context, key_dropout)
 
         def field(t: Array, x: Array) -> tuple[Array, Array]:
-            if key is None:
+            if key_probe is None:
                 return flows.exact_divergence(move)(t, x)
-            probe = jax.random.rademacher(key, x.shape, x.dtype)
+            probe = jax.random.rademacher(key_probe, x.shape, x.dtype)
             return flows.hutchinson_divergence(move, probe)(t, x)
 
         return flows.continuous(field)

@@ -97,4 +97,9 @@ class MADE(nn.Module):
         if self.hidden:
             direct = (outputs[None] > inputs[:, None]).astype(x.dtype)
             flat = flat + last(use_bias=False)(x, direct)
+        if context is not None:
+            # Of the first number no hidden unit may say anything: the context does.
+            flat = flat + nn.Dense(
+                flat.shape[-1], use_bias=False, kernel_init=INITIALIZERS["zeros"]
+            )(context)
         return flat.reshape(len(x), dim, self.num_params)
