@@ -9,7 +9,7 @@ import pytest
 
 from vgm.bounds import diffusion
 from vgm.densities import normal
-from vgm.divergences import kl_normal
+from vgm.divergences import kl_normal, kl_standard_normal
 from vgm.processes import gaussian, interiors, schedules, times
 from vgm.samplers import diffusion as samplers
 
@@ -506,3 +506,27 @@ def test_the_bound_under_jit_and_vmap_is_the_plain_one(key):
     together = jax.jit(jax.vmap(elbo))(keys, x)
     alone = jnp.stack([elbo(keys[i], x[i]) for i in range(2)])
     np.testing.assert_allclose(together, alone, rtol=2e-6)
+
+
+def test_each_drawn_time_has_its_share(x64, key):
+    """A network that predicts x = 0: its error is sqrt(SNR) x, whatever the noise."""
+    x = jnp.asarray([0.7, -1.2])
+    schedule = schedules.cosine(MIN, MAX)
+    chain = chain_of(x, schedule=schedule, kind="x", predict=lambda z, gamma: 0.0 * z)
+    t = (jnp.arange(6) + 0.5) / 6
+    sampled = diffusion.sampled_terms(key, x, t, chain, num_steps=6)
+    whole = diffusion.discrete_terms(key, x, chain, num_steps=6, chunk_size=3)
+    gamma = jax.vmap(schedule.gamma)(jnp.arange(7) / 6)
+    by_hand = 0.5 * (jnp.exp(-gamma[:-1]) - jnp.exp(-gamma[1:])) * jnp.sum(x**2)
+    np.testing.assert_allclose(sampled.denoising_matching, by_hand, rtol=1e-10)
+    np.testing.assert_allclose(whole.denoising_matching, by_hand, rtol=1e-10)
+    # Continuous time: 1/2 gamma' SNR |x|^2, a sixth of it for each of six times.
+    rates = diffusion.continuous_terms(key, x, t, chain).denoising_matching
+    slope, snr = jax.vmap(schedule.derivative)(t), jnp.exp(-jax.vmap(schedule.gamma)(t))
+    by_hand = 0.5 * slope * snr * jnp.sum(x**2) / 6
+    np.testing.assert_allclose(rates, by_hand, rtol=1e-10)
+    # The top latent is that of t = 1.
+    alpha, sigma = gaussian.alpha_sigma(jnp.asarray(MAX))
+    top = kl_standard_normal(alpha * x, jnp.log(sigma) + 0.0 * x)
+    for terms in (sampled, whole):
+        np.testing.assert_allclose(terms.prior_matching, top, rtol=1e-10)

@@ -385,3 +385,32 @@ def test_each_draw_is_compared_with_the_mean_of_the_others(x64, key):
         lambda p: gradients.elbo_score_function(key, p, system, num_samples=4)
     )(params)
     np.testing.assert_allclose(gradient["mean"], expected, rtol=1e-10)
+
+
+def test_vimco_has_no_baseline_where_every_other_weight_is_zero(x64):
+    """Two draws, one of weight 0: by hand, log q = a z and log p = 0.3 or -inf."""
+    system = gradients.System(
+        lambda key, params: jax.random.normal(key),
+        lambda params, z: jnp.where(z > 0.0, 0.3, -jnp.inf),
+        lambda params, z: params * z,
+    )
+    params = jnp.asarray(0.8)
+
+    def bound(params, key):
+        return gradients.iwae_vimco(key, params, system, num_samples=2)
+
+    found = 0
+    for seed in range(8):
+        key = jax.random.key(seed)
+        z = jax.vmap(jax.random.normal)(jax.random.split(key, 2))
+        if (z > 0).sum() != 1:
+            continue
+        found += 1
+        alive, dead = jnp.max(z), jnp.min(z)
+        value, grad = jax.value_and_grad(bound)(params, key)
+        log_w = 0.3 - params * alive
+        np.testing.assert_allclose(value, log_w - np.log(2), rtol=1e-12)
+        # Signal of the one alive: the bound itself; of the other: bound - log w.
+        expected = value * alive - np.log(2) * dead - alive
+        np.testing.assert_allclose(grad, expected, rtol=1e-12)
+    assert found >= 2
