@@ -595,3 +595,30 @@ def test_discretized_normal_far_off_the_scale(levels, x, mean, log_std):
     )
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
     assert all(jnp.isfinite(grad) for grad in grads)
+
+
+def test_categorical_levels_far_apart_in_logits_keep_their_masses():
+    """Relative to the largest logit: relative to the least, exp would overflow."""
+    logits = jnp.asarray([[1e3, -1e3, 0.0]])
+    masses = [
+        float(categorical.log_prob(jnp.asarray([level]), logits)) for level in range(3)
+    ]
+    np.testing.assert_allclose(masses, [0.0, -2e3, -1e3])
+
+
+def test_mixtures_of_logistics_draw_any_shape_of_pixels(key):
+    """Pixels (3, 2), four components, three channels: no two sizes alike."""
+    shape = (3, 2, 4)
+    parameters = discretized_logistic_mixture.Parameters(
+        jnp.zeros(shape),
+        jnp.zeros((*shape, 3)),
+        jnp.zeros((*shape, 3)) - 1.0,
+        jnp.zeros((*shape, 3)),
+    )
+    draws = discretized_logistic_mixture.sample(key, parameters, levels=7)
+    assert draws.shape == (3, 2, 3)
+    # Channels are drawn apart: with one key for two of them, they would be alike.
+    assert not (draws[..., 0] == draws[..., 1]).all()
+    assert not (draws[..., 1] == draws[..., 2]).all()
+    log_prob = discretized_logistic_mixture.log_prob(draws, parameters, levels=7)
+    assert -40.0 < float(log_prob) < 0.0

@@ -438,3 +438,10 @@ def test_pareto_smoothing_puts_quantiles_in_the_place_of_the_tail(x64):
     expected = np.minimum(np.log(law.ppf(levels)), 0.0) + log_w.max()
     smoothed = np.asarray(pareto.smooth(jnp.asarray(log_w)))
     np.testing.assert_allclose(smoothed[order[-size:]], expected, rtol=1e-9)
+
+
+def test_the_error_of_a_mean_weight_does_not_overflow():
+    """Weights 1e3 nats apart: relative to the largest one counts alone."""
+    log_w = jnp.asarray([0.0, -1e3, -1e3, 1e3])
+    # One weight of four: std 1/2 over a mean of 1/4, over the root of 4.
+    np.testing.assert_allclose(sandwich.log_mean_stderr(log_w), 1.0, rtol=1e-6)
