@@ -44,7 +44,7 @@ from vgm.experiment import tables
 from vgm.models import noise
 from vgm.processes import gaussian, schedules
 
-NUM_STEPS = 250  # of training, at the end
+NUM_STEPS = 150  # of training, at the end
 
 # %% [markdown]
 # ## 1. The encoder: one number says it all
@@ -307,7 +307,7 @@ config = dataclasses.replace(
     preset,
     model=dataclasses.replace(preset.model, hidden=(64, 64), dropout=0.1),
     diffusion=dataclasses.replace(preset.diffusion, num_steps=100),
-    train=dataclasses.replace(preset.train, num_steps=NUM_STEPS, eval_every=250),
+    train=dataclasses.replace(preset.train, num_steps=NUM_STEPS, eval_every=150),
     evaluation=dataclasses.replace(
         preset.evaluation, evidence=False, num_elbo_samples=1
     ),

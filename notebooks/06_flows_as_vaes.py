@@ -167,7 +167,7 @@ def shortened(name, **evaluation):
         model=dataclasses.replace(config.model, hidden=(32, 32)),
         flow=dataclasses.replace(config.flow, num_layers=3),
         train=dataclasses.replace(
-            config.train, num_steps=300, batch_size=256, eval_every=300
+            config.train, num_steps=200, batch_size=256, eval_every=200
         ),
         evaluation=dataclasses.replace(config.evaluation, **evaluation),
         run_dir=folder / name,

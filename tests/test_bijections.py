@@ -121,9 +121,13 @@ def cases():
         yield name, getattr(elementwise, name), inside(noise(33, DIM))
 
 
-ALL = pytest.mark.parametrize(
-    ("build", "x"), [pytest.param(*case[1:], id=case[0]) for case in cases()]
-)
+def param(name, *values):
+    """Points in the tails are for the slow tests."""
+    marks = [pytest.mark.slow] if name.endswith("-far") else []
+    return pytest.param(*values, id=name, marks=marks)
+
+
+ALL = pytest.mark.parametrize(("build", "x"), [param(*case) for case in cases()])
 
 
 @pytest.fixture
@@ -133,9 +137,8 @@ def case(request, x64):
     return build(), jnp.asarray(x, float)
 
 
-NEAR = [case for case in cases() if not case[0].endswith("-far")]
 DOUBLE = pytest.mark.parametrize(
-    "case", [pytest.param(case[1:], id=case[0]) for case in cases()], indirect=True
+    "case", [param(case[0], case[1:]) for case in cases()], indirect=True
 )
 
 
@@ -177,9 +180,7 @@ def test_single_precision_keeps_its_digits(build, x):
     np.testing.assert_allclose(log_det, exact[1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "case", [case[1:] for case in NEAR], indirect=True, ids=[case[0] for case in NEAR]
-)
+@DOUBLE
 def test_jit_and_vmap_change_nothing(case):
     bijection, x = case
     plain = bijection.forward(x)

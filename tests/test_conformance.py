@@ -251,6 +251,7 @@ def test_diffusion(key, head, decoder, schedule):
     chex.assert_shape(terms.denoising_matching, (6, 4))
 
 
+@pytest.mark.slow
 def test_weights_of_a_diffusion_are_unbiased(key):
     """The contract, of the whole suite that the slow tests run."""
     case = diffusion_case(key, "categorical", "categorical", conditional=True)

@@ -201,6 +201,7 @@ QUICK = {
     ],
     ids=["bound", "least variance", "weighted"],
 )
+@pytest.mark.slow
 def test_a_diffusion_runs_through_the_scripts(tmp_path, monkeypatch, capsys, extra):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     run_dir = tmp_path / "run"

@@ -206,6 +206,7 @@ def test_logistic_mixture_equals_loops_over_pixels_and_components(x64, key, chan
     np.testing.assert_allclose(actual, expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_logistic_mixture_sums_to_one_over_colours(x64, key):
     levels, parameters = 3, image_parameters(key, height=1)
     grid = jnp.stack(jnp.meshgrid(*[jnp.arange(levels)] * 3), -1).reshape(-1, 1, 1, 3)
@@ -519,6 +520,7 @@ def test_samples_have_the_frequencies_of_the_mass(key):
     )
 
 
+@pytest.mark.slow
 def test_mixture_samples_have_the_frequencies_of_the_mass(key):
     parameters = image_parameters(jax.random.key(5), height=1, components=2)
     levels, sample = 3, discretized_logistic_mixture.sample

@@ -384,6 +384,7 @@ def test_ancestral_sampling_is_ddim_with_all_of_its_noise(x64, key):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.slow
 def test_samples_of_normal_data_have_its_variance(eta):
     chain = chain_of(jnp.zeros(1))
     step = samplers.ddim_step(eta)

@@ -245,6 +245,7 @@ def test_a_conditional_run_on_files(tmp_path):
         pytest.param("vae-conv-mnist", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_presets_train_on_files(tmp_path, preset):
     make_idx_folder(tmp_path)
     arguments = [
@@ -695,6 +696,7 @@ def test_load_names_a_folder_without_a_run(tmp_path):
         vgm.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_divergence_is_named(tmp_path, capsys):
     arguments = [*QUICK, "--optimizer.learning-rate", "1e30"]
     assert train.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2

@@ -196,7 +196,9 @@ def test_the_mass_in_the_plane_is_one(name, key, x64):
     np.testing.assert_allclose(density.sum() * 0.1**2, 1.0, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["nsf-autoregressive", "maf"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("nsf-autoregressive", marks=pytest.mark.slow), "maf"]
+)
 def test_the_mass_on_the_line_is_one(name, key, x64):
     model, params, _, _ = real_flow(name, key, dim=1)
     axis = jnp.linspace(-60.0, 60.0, 60_001)
@@ -215,6 +217,7 @@ def test_draws_come_with_their_density(name, key, x64):
     chex.assert_trees_all_close(x, sample, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_masses_of_levels_add_up_to_one(key, x64):
     model, params, _ = level_flow(key, variational=False)
     every = jnp.asarray(list(itertools.product(range(4), repeat=2)))
@@ -309,9 +312,8 @@ def test_flow_conforms(name, num_classes, key):
     assert conformance.check(case, key) == conformance.ANY_MODEL
 
 
-@pytest.mark.parametrize(
-    "variational", [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variational", [False, True])
 def test_dequantised_flow_conforms(variational, key):
     model, params, x = level_flow(key, variational=variational)
     exact = mass_by_quadrature(model, params, x)
@@ -346,6 +348,7 @@ def test_glow_conforms_on_images(key):
 # ---- starts, supports, gradients
 
 
+@pytest.mark.slow
 def test_standardisation_sees_all_and_never_learns(key):
     x = 3.0 + 2.0 * jax.random.normal(key, (2000, 3))
     model = flows.flow(flows.maf((3,), STEP, 2), event_shape=(3,))
@@ -403,6 +406,7 @@ def test_densities_are_in_the_units_of_the_data(transform, key, x64):
     np.testing.assert_allclose(model.log_prob(params, at[:, None]), expected)
 
 
+@pytest.mark.slow
 def test_a_constant_number_is_scaled_once(key):
     """By the standardisation; ActNorm in every layer would leave 1e-3 to the ninth."""
     x = jax.random.normal(key, (200, 3)).at[:, 2].set(1.0)
@@ -439,6 +443,7 @@ def test_far_data_give_finite_numbers_and_gradients(name, key):
     chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(loss))(params))
 
 
+@pytest.mark.slow
 def test_dropout_changes_training_alone(key):
     step = STEP._replace(dropout=0.5)
     x = jax.random.normal(key, (8, 4))
@@ -451,6 +456,7 @@ def test_dropout_changes_training_alone(key):
     assert not np.allclose(*noisy)
 
 
+@pytest.mark.slow
 def test_a_repeated_layer_is_the_layers_in_turn(key):
     x = jax.random.normal(key, (30, 4))
     one = layers.chain(
@@ -490,6 +496,7 @@ def made_model(key, likelihood, *, num_classes=0):
 @pytest.mark.parametrize(
     "likelihood", ["bernoulli", pytest.param("categorical", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_made_has_mass_one_and_draws_by_it(likelihood, key):
     model, params, x, _ = made_model(key, likelihood)
     levels = 2 if likelihood == "bernoulli" else 3
@@ -536,6 +543,7 @@ def test_made_reads_its_context_everywhere(dim, hidden, key):
     assert (jnp.abs(jax.jit(jax.jacobian(outputs))(context)) > 0).all()
 
 
+@pytest.mark.slow
 def test_made_is_batch_free(key):
     network = models.made.MADE((9,), 3)
     x = jax.random.normal(key, (5, 4))
@@ -567,6 +575,7 @@ def linear_field(matrix):
     return continuous.exact_divergence(lambda t, x: matrix @ x)
 
 
+@pytest.mark.slow
 def test_a_linear_velocity_is_a_matrix_exponential(key, x64):
     matrix = 0.5 * jax.random.normal(key, (3, 3))
     bijection = continuous.continuous(linear_field(matrix), tolerance=1e-10)

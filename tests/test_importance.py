@@ -150,6 +150,7 @@ def test_pareto_smoothing_keeps_the_bulk_and_tames_the_tail(x64, key):
     np.testing.assert_allclose(shifted, smoothed - 700.0, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_constant_weights_have_no_tail():
     log_w = jnp.full(100, -7.0)
     assert pareto.tail_index(log_w) == -jnp.inf
@@ -243,6 +244,7 @@ def test_hmc_leaves_its_density_invariant(x64, key):
         assert stats.kstest(np.asarray(draws[:, coordinate]), law.cdf).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_hmc_mixes_where_a_fixed_trajectory_is_half_a_period(x64, key):
     """31 steps of 0.1 are half a period of N(0, 1): z would go to -z and back."""
 
@@ -315,6 +317,7 @@ def simulated_interval(key, num_steps, num_chains):
 
 
 @pytest.mark.parametrize(("num_steps", "num_chains"), [(10, 20), (30, 50)])
+@pytest.mark.slow
 def test_intervals_hold_the_evidence_in_95_of_100(x64, key, num_steps, num_chains):
     run = jax.jit(jax.vmap(lambda k: simulated_interval(k, num_steps, num_chains)))
     found, exact = run(jax.random.split(key, 100))

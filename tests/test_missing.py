@@ -99,6 +99,7 @@ def test_what_is_missing_changes_nothing(key):
     chex.assert_tree_all_finite(first)
 
 
+@pytest.mark.slow
 def test_everything_observed_is_the_plain_model(key):
     settings = {"event_shape": (3,), "latent_dim": 2, "hidden": (5,)}
     settings["likelihood"] = "normal"
@@ -250,6 +251,7 @@ def test_surgery_of_a_known_aggregate(x64, key):
         np.testing.assert_allclose(total, found.average_kl, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_surgery_equals_quadrature_for_two_posteriors(x64, key):
     model = models.vae.mlp(
         event_shape=(2,), latent_dim=1, hidden=(), likelihood="normal"

@@ -284,6 +284,7 @@ def test_a_bound_that_falls_with_k_is_found_out(key):
 
 
 @pytest.mark.parametrize("x64_on", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
 def test_exact_weights_are_certified_in_both_precisions(key, x64_on):
     """A constant weight is right to rounding, and rounding is no bias."""
     with jax.enable_x64(x64_on):

@@ -168,6 +168,7 @@ def test_weights_enter_the_loss_and_nothing_else(key):
         assert loss != even
 
 
+@pytest.mark.slow
 def test_iwae_with_one_sample_has_the_gradient_of_the_log_weight(key):
     x = jax.random.bernoulli(key, 0.3, (4, 6)).astype(jnp.float32)
     model = models.vae.mlp(
@@ -185,6 +186,7 @@ def test_iwae_with_one_sample_has_the_gradient_of_the_log_weight(key):
     chex.assert_trees_all_close(grads, slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_iwae_gradient_weights_samples_by_their_importance(x64, key):
     """Burda et al. (2016), eq. 14: sum of normalised weights times grad log w."""
     x = jax.random.bernoulli(key, 0.3, (1, 6)).astype(jnp.float64)
@@ -348,6 +350,7 @@ def test_weighted_errors_are_what_they_say(key, num_steps, weighting):
 @pytest.mark.parametrize(
     "schedule", [pytest.param("polynomial", marks=pytest.mark.slow), "monotone"]
 )
+@pytest.mark.slow
 def test_least_variance_gradients(key, schedule):
     """Of the interior: the gradient of the mean square; of all else: the bound's."""
     model = diffusion(schedule)

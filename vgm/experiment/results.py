@@ -17,7 +17,7 @@ from vgm.experiment import directory, pictures, setup, tables
 from vgm.experiment.fitting import Fit
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
-from vgm.models import LatentVariableModel
+from vgm.models import GenerativeModel, LatentVariableModel
 from vgm.models.target import TargetFlow
 from vgm.types import Batch, Params, PRNGKey
 
@@ -73,7 +73,8 @@ def evaluate(
         "baseline": np.asarray(_baseline(experiment, key, stored)),
         "example": setup.example_digests(examples.x),
     }
-    if spec.evidence:
+    # Where log p(x) is exact, K equal weights say nothing more.
+    if spec.evidence and not is_exact(model):
         evidence = likelihood.example_evidence(
             key,
             params,
@@ -92,6 +93,18 @@ def evaluate(
     if isinstance(model, LatentVariableModel):
         numbers["active_units"] = _active_units(experiment, params, key, stored)
     return numbers, by_example
+
+
+def is_exact(model: GenerativeModel) -> bool:
+    """Whether a model's ELBO is log p(x) itself.
+
+    Args:
+        model: Model.
+
+    Returns:
+        True for flows of reals and autoregressive models.
+    """
+    return bool(getattr(model, "is_exact", False))
 
 
 def _fit_to_target(model: TargetFlow, params: Params, key: PRNGKey) -> dict[str, float]:
@@ -198,7 +211,7 @@ def _numbers(
         "elbo_stderr": elbo.stderr,
         "num_elbo_samples": config.evaluation.num_elbo_samples,
         "num_steps": _num_steps(config),
-        "is_exact": bool(getattr(experiment.model, "is_exact", False)),
+        "is_exact": is_exact(experiment.model),
         "reconstruction_nats": likelihood.estimate(terms.reconstruction).mean,
         "prior_matching_nats": likelihood.estimate(terms.prior_matching).mean,
         "denoising_matching_nats": likelihood.estimate(denoising.sum(-1)).mean,
@@ -210,7 +223,7 @@ def _numbers(
         "baseline_nats": baseline.mean,
     }
     best, source = elbo, "elbo"
-    if config.evaluation.evidence:
+    if "log_evidence" in by_example:
         best, source = likelihood.estimate(by_example["log_evidence"]), "log_evidence"
         numbers |= {
             "log_evidence_nats": best.mean,
