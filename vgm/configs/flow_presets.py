@@ -1,6 +1,7 @@
 """Presets of flows and of autoregressive models."""
 
 from vgm.configs.schema import (
+    Architecture,
     Config,
     DataConfig,
     EvaluationConfig,
@@ -19,46 +20,27 @@ _DIGITS_TRAIN = TrainConfig(num_steps=4000, batch_size=128, eval_every=200, pati
 _EXACT = EvaluationConfig(evidence=False, num_elbo_samples=1)
 """log p(x) is exact: one draw says all."""
 
+
+def _digits(
+    architecture: Architecture, what: str, hidden: int, *, num_layers: int
+) -> tuple[str, Config]:
+    config = Config(
+        preset=f"{architecture.removesuffix('-coupling')}-digits",
+        data=_DIGITS,
+        model=ModelConfig(
+            family="flow", architecture=architecture, hidden=(hidden,), dropout=0.3
+        ),
+        flow=FlowConfig(num_layers=num_layers),
+        optimizer=_OPTIMIZER,
+        train=_DIGITS_TRAIN,
+    )
+    return f"{what} of the embedded digits, uniformly dequantised.", config
+
+
 FLOW_PRESETS: dict[str, tuple[str, Config]] = {
-    "realnvp-digits": (
-        "RealNVP of the embedded digits, uniformly dequantised.",
-        Config(
-            preset="realnvp-digits",
-            data=_DIGITS,
-            model=ModelConfig(
-                family="flow", architecture="realnvp", hidden=(128,), dropout=0.3
-            ),
-            flow=FlowConfig(num_layers=8),
-            optimizer=_OPTIMIZER,
-            train=_DIGITS_TRAIN,
-        ),
-    ),
-    "nsf-digits": (
-        "Neural spline flow of the embedded digits, uniformly dequantised.",
-        Config(
-            preset="nsf-digits",
-            data=_DIGITS,
-            model=ModelConfig(
-                family="flow", architecture="nsf-coupling", hidden=(128,), dropout=0.3
-            ),
-            flow=FlowConfig(num_layers=4),
-            optimizer=_OPTIMIZER,
-            train=_DIGITS_TRAIN,
-        ),
-    ),
-    "maf-digits": (
-        "Masked autoregressive flow of the embedded digits.",
-        Config(
-            preset="maf-digits",
-            data=_DIGITS,
-            model=ModelConfig(
-                family="flow", architecture="maf", hidden=(256,), dropout=0.3
-            ),
-            flow=FlowConfig(num_layers=5),
-            optimizer=_OPTIMIZER,
-            train=_DIGITS_TRAIN,
-        ),
-    ),
+    "realnvp-digits": _digits("realnvp", "RealNVP", 128, num_layers=8),
+    "nsf-digits": _digits("nsf-coupling", "Neural spline flow", 128, num_layers=4),
+    "maf-digits": _digits("maf", "Masked autoregressive flow", 256, num_layers=5),
     "glow-mnist": (
         "Glow of MNIST's 256 levels; hours without an accelerator.",
         Config(

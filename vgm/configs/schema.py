@@ -4,6 +4,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+Architecture = Literal[
+    "mlp",
+    "conv",
+    "vdm-unet",
+    "ddpm-unet",
+    "realnvp",
+    "glow",
+    "nsf-coupling",
+    "nsf-autoregressive",
+    "maf",
+    "continuous",
+    "made",
+]
+"""Names of networks; which go with which family is in ``checks``."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -32,19 +47,7 @@ class ModelConfig:
 
     family: Literal["vae", "diffusion", "flow", "autoregressive"] = "vae"
     """What kind of model."""
-    architecture: Literal[
-        "mlp",
-        "conv",
-        "vdm-unet",
-        "ddpm-unet",
-        "realnvp",
-        "glow",
-        "nsf-coupling",
-        "nsf-autoregressive",
-        "maf",
-        "continuous",
-        "made",
-    ] = "mlp"
+    architecture: Architecture = "mlp"
     """Networks: mlp or conv for a VAE; mlp, vdm-unet (one resolution) or ddpm-unet
     (several) for a diffusion; realnvp, glow, nsf-coupling, nsf-autoregressive, maf or
     continuous for a flow; made for an autoregressive model."""
