@@ -287,18 +287,15 @@ def test_splines_agree_with_the_formula_written_out(x64):
     np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
-def test_the_root_of_a_spline_does_not_cancel():
-    """A last slope far above the bin's: the usual form of the root loses digits."""
-    family = transforms.rational_quadratic(num_bins=2, tail_bound=1.0)
-    params = jnp.asarray([3.0, 0.0, -2.0, 0.0, 8.0])
-    z = jnp.linspace(-0.99, -0.9, 50)
-    single = jax.vmap(lambda z: family.inverse(z[None], params[None])[0][0])(z)
-    with jax.enable_x64(True):
-        z, params = np.asarray(z, float), jnp.asarray(np.asarray(params), float)
-        exact = jax.vmap(lambda z: family.inverse(z[None], params[None])[0][0])(
-            jnp.asarray(z)
-        )
-    np.testing.assert_allclose(single, exact, atol=3e-6)
+@pytest.mark.parametrize("up", [0.01, 0.14, 0.9])
+def test_the_root_of_a_spline_does_not_cancel(up):
+    """A last slope far above the bin's: 2 c / (-b - r) alone is off by some 1e-6."""
+    slope, first, last = 0.031, 0.003, 8.1
+    bend = first + last - 2.0 * slope
+    a, b, c = slope - first + up * bend, first - up * bend, -slope * up
+    exact = (np.sqrt(b**2 - 4.0 * a * c) - b) / (2.0 * a)
+    found = transforms.root(*(jnp.asarray(value) for value in (a, b, c)))
+    np.testing.assert_allclose(found, exact, rtol=5e-7)
 
 
 @pytest.mark.parametrize("name", ["coupling-spline", "masked-affine"])

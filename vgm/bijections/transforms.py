@@ -135,20 +135,14 @@ def rational_quadratic(
     def inverse(z: Event, params: Numbers) -> tuple[Event, Scalar]:
         clipped = jnp.clip(z, -tail_bound, tail_bound)
         found = _find(clipped, params, *spline, by_height=True)
-        # Of a xi^2 + b xi + c = 0 the root between 0 and 1 (eq. 29), in the one of its
-        # two forms that does not cancel.
+        # Of a xi^2 + b xi + c = 0 (eq. 29).
         height = found.slope * found.width
         up = (clipped - found.bottom) / height
         bend = found.first + found.last - 2.0 * found.slope
         a = found.slope - found.first + up * bend
         b = found.first - up * bend
         c = -found.slope * up
-        # Positive but for rounding; a root of 0 would have no derivative.
-        square = jnp.maximum(b**2 - 4.0 * a * c, jnp.finfo(b.dtype).tiny)
-        root, down = jnp.sqrt(square), b < 0.0
-        ahead = 2.0 * c / jnp.where(down, -1.0, -b - root)
-        behind = (root - b) / (2.0 * jnp.where(down, a, 1.0))
-        xi = jnp.clip(jnp.where(down, behind, ahead), 0.0, 1.0)
+        xi = root(a, b, c)
         x = found.left + found.width * xi
         inside = jnp.abs(z) < tail_bound
         return (
@@ -157,6 +151,29 @@ def rational_quadratic(
         )
 
     return Transform(3 * num_bins - 1, forward, inverse)
+
+
+def root(a: Event, b: Event, c: Event) -> Event:
+    """The root of a xi^2 + b xi + c between 0 and 1, by the form that does not cancel.
+
+    >>> import jax.numpy as jnp
+    >>> float(root(jnp.asarray(1.0), jnp.asarray(0.0), jnp.asarray(-0.25)))
+    0.5
+
+    Args:
+        a: Quadratic coefficient.
+        b: Linear coefficient.
+        c: Constant, not positive.
+
+    Returns:
+        2 c / (-b - r) where b >= 0, (r - b) / (2 a) elsewhere, r^2 = b^2 - 4 a c.
+    """
+    # Positive but for rounding; a root of 0 would have no derivative.
+    r = jnp.sqrt(jnp.maximum(b**2 - 4.0 * a * c, jnp.finfo(b.dtype).tiny))
+    falling = b < 0.0
+    ahead = 2.0 * c / jnp.where(falling, -1.0, -b - r)
+    behind = (r - b) / (2.0 * jnp.where(falling, a, 1.0))
+    return jnp.clip(jnp.where(falling, behind, ahead), 0.0, 1.0)
 
 
 def _log_derivative(xi: Event, found: Bin) -> Event:
