@@ -167,6 +167,7 @@ def test_inverse_undoes_forward(case):
 
 
 @ALL
+@pytest.mark.slow
 def test_single_precision_keeps_its_digits(build, x):
     single = build()
     z, log_det = jax.jit(single.forward)(x)
@@ -181,6 +182,7 @@ def test_single_precision_keeps_its_digits(build, x):
 
 
 @DOUBLE
+@pytest.mark.slow
 def test_jit_and_vmap_change_nothing(case):
     bijection, x = case
     plain = bijection.forward(x)

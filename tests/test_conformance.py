@@ -304,6 +304,7 @@ def test_the_suite_sees_a_wrong_weight(key):
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
+@pytest.mark.slow
 def test_networks_are_batch_free(key, architecture):
     """A network on a batch equals the network on each example under vmap."""
     case = vae_case(key, "bernoulli", architecture=architecture)

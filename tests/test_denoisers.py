@@ -32,6 +32,7 @@ NETWORKS = {
     ],
     ids=NETWORKS,
 )
+@pytest.mark.slow
 def test_denoisers_are_batch_free_and_start_at_zero(key, network):
     z = jax.random.normal(key, (3, 4, 4, 2))
     time, context = jnp.asarray([0.0, 0.4, 1.0]), jnp.eye(3)

@@ -418,6 +418,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_gradients_equal_finite_differences(x64, key, name):
     log_prob, draw, differentiable = CASES[name]
     arguments = list(draw(key))
@@ -433,6 +434,7 @@ def test_gradients_equal_finite_differences(x64, key, name):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_jit_and_vmap_give_the_plain_numbers(key, strict_dtypes, name):
     log_prob, draw, _ = CASES[name]
     batch = [draw(k) for k in jax.random.split(key, 4)]

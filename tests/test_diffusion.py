@@ -495,6 +495,7 @@ def test_level_evidence_is_the_posterior_under_equal_levels(x64):
     )
 
 
+@pytest.mark.slow
 def test_the_bound_under_jit_and_vmap_is_the_plain_one(key):
     x = jnp.asarray([[0.7, -1.1], [0.1, 0.4]])
 

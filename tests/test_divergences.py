@@ -150,6 +150,7 @@ def test_monte_carlo_agrees_with_the_closed_form(x64, key):
     assert abs(draws.mean() - divergences.kl_normal(*q, *p)) < 4 * stderr
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_give_the_plain_numbers(key, strict_dtypes):
     batch = jax.random.normal(key, (4, 5, 3))
     plain = jnp.stack([divergences.kl_normal(*batch[:, i]) for i in range(5)])
@@ -218,6 +219,7 @@ def test_discrete_divergences_at_extreme_logits(function):
 
 @pytest.mark.parametrize("scale", [0.01, 3.0])
 @pytest.mark.parametrize("function", ["kl_categorical", "kl_bernoulli"])
+@pytest.mark.slow
 def test_discrete_gradients_equal_finite_differences(x64, key, function, scale):
     q, step = jax.random.normal(key, (2, 2, 4))
     arguments = tuple(map(np.asarray, (q, q + scale * step)))
@@ -231,6 +233,7 @@ def test_discrete_gradients_equal_finite_differences(x64, key, function, scale):
     )
 
 
+@pytest.mark.slow
 def test_discrete_divergences_under_jit_and_vmap(key):
     q, p = jax.random.normal(key, (2, 4, 2, 3))
     for function in (divergences.kl_categorical, divergences.kl_bernoulli):

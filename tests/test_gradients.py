@@ -137,6 +137,7 @@ def test_elbo_gradients_are_unbiased(x64, key, name):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("name", ["vimco", "dreg"])
+@pytest.mark.slow
 def test_iwae_gradients_agree_with_the_pathwise_ones(x64, key, name, system):
     """Within 3 standard errors in all parameters, one layer of latents or two."""
     params, system = (make() for make in SYSTEMS[system])
@@ -279,6 +280,7 @@ def test_parameters_shared_by_prior_and_posterior(x64, key, name):
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.slow
 def test_a_batch_is_its_examples(x64, key, name):
     """Bounds and gradients of a batch are those of its examples, one by one."""
     x = jnp.asarray([0.7, -1.0])

@@ -42,6 +42,7 @@ def test_renyi_equals_the_written_out_mean(x64, key, alpha, spread):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=10 * tolerance)
 
 
+@pytest.mark.slow
 def test_renyi_keeps_its_digits_next_to_alpha_one(key):
     """In float32 the slope in alpha at 1 is minus half the variance of log w."""
     log_w = jax.random.normal(key, (50,)) - 1000.0
@@ -70,6 +71,7 @@ def test_renyi_never_rises_with_alpha_and_holds_the_known_bounds(x64, key):
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.0, 1.0 + 1e-9, 2.0])
+@pytest.mark.slow
 def test_renyi_gradients(x64, key, alpha):
     log_w = np.asarray(jax.random.normal(key, (6,)))
     check_grads(
@@ -121,6 +123,7 @@ def test_pareto_fit_finds_a_generalised_pareto_law(x64, index):
 
 
 @pytest.mark.parametrize("std", [0.5, 0.7, 0.9])
+@pytest.mark.slow
 def test_pareto_index_of_two_normals_is_one_less_the_squared_ratio(x64, key, std):
     """Target N(0, 1), proposal N(0, std^2): k = 1 - std^2."""
     num_samples, num_repetitions = 40_000, 4
@@ -273,6 +276,7 @@ def test_hmc_refuses_a_trajectory_that_leaves_the_numbers(key):
     assert acceptance == 0.0
 
 
+@pytest.mark.slow
 def test_tuned_steps_accept_what_was_aimed_at(x64, key, nonlinear):
     log_joint, _ = nonlinear
     path = tuned(key, log_joint, num_steps=20)

@@ -254,6 +254,7 @@ def test_unknown_parameterisations_are_named():
         gaussian.convert(one, one, jnp.zeros(()), source="x", target="y")
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_give_the_plain_numbers(key):
     gamma = jnp.linspace(-10.0, 5.0, 3)
     z, x = jax.random.normal(key, (2, 3, 4))
