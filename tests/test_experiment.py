@@ -298,6 +298,7 @@ def command(run_dir, *extra):
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_parameters(tmp_path):
     # The processes find the programs that the run without interruption compiled.
     cache = jax.config.jax_compilation_cache_dir

@@ -119,6 +119,7 @@ def test_every_estimator_has_the_value_of_its_bound(x64, key, name, system):
 
 
 @pytest.mark.parametrize("name", gradients.ELBO_ESTIMATORS)
+@pytest.mark.slow
 def test_elbo_gradients_are_unbiased(x64, key, name):
     """Against the closed form of the bound, in every parameter of p and q."""
     params, x = linear_params(), jnp.asarray(X)

@@ -194,6 +194,7 @@ def tuned(key, log_joint, num_steps, num_leapfrog=4):
     return path._replace(step_sizes=steps)
 
 
+@pytest.mark.slow
 def test_annealing_estimates_the_evidence_of_a_nonlinear_model(x64, key, nonlinear):
     """E[w] = p(x) within 3 standard errors, each of them at most 0.02 nats."""
     log_joint, exact = nonlinear

@@ -71,6 +71,7 @@ def exact_evidence(oracle, x):
     return np.asarray(jnp.stack(rows), np.float64)
 
 
+@pytest.mark.slow
 def test_weights_are_unbiased_for_the_evidence_of_what_was_observed(key):
     """With nothing observed the evidence is 1 and its logarithm 0."""
     model, params, oracle = linear_vae(key)

@@ -263,6 +263,7 @@ def test_a_right_estimator_is_certified(x64, key):
     assert "    64   " in table
 
 
+@pytest.mark.slow
 def test_a_wrong_estimator_is_found_out(x64, key):
     """Noise of mean 0 inside the logarithm, a shift: E[w] is no longer p(x)."""
     certificate, _ = certified(key, 0.05)

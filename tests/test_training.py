@@ -277,6 +277,7 @@ def run_on_devices(count):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one():
     one, eight = run_on_devices(1), run_on_devices(8)
     assert (one["devices"], eight["devices"]) == (1, 8)
@@ -318,6 +319,7 @@ def noisy(key, params):
 
 @pytest.mark.parametrize("weighting", ["simple", "x", "min-snr"])
 @pytest.mark.parametrize("num_steps", [0, 4])
+@pytest.mark.slow
 def test_weighted_errors_are_what_they_say(key, num_steps, weighting):
     """The mean of w |eps - eps_hat|^2, the errors drawn again by hand."""
     model = diffusion(train_num_steps=num_steps)
