@@ -207,6 +207,19 @@ def test_extremes_stay_finite(name, direction):
     chex.assert_tree_all_finite(found)
 
 
+@pytest.mark.parametrize("name", list(IMAGE_CASES))
+def test_extremes_of_images_stay_finite(name):
+    bijection = IMAGE_CASES[name]()
+
+    def both(x):
+        value, log_det = bijection.forward(x)
+        return jnp.sum(jnp.sin(value)) + log_det, (value, log_det)
+
+    x = jnp.stack([jnp.full(IMAGE, size) for size in (1e6, -1e6, 0.0)])
+    found = jax.jit(jax.vmap(jax.grad(both, has_aux=True)))(x)
+    chex.assert_tree_all_finite(found)
+
+
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_parameters_have_finite_gradients_far_outside(name):
     """What a tail does not use must not spoil what a batch trains."""
