@@ -711,3 +711,15 @@ def test_a_flow_on_a_target_conforms(key):
     for part in parts:
         part(case, key)
     chex.assert_shape(model.sample(key, params, 5), (5, 2))
+
+
+@pytest.mark.slow
+def test_a_continuous_flow_stays_finite_far_away(key):
+    model, params, _ = continuous_model(key)
+    far = jnp.asarray([[1e6, 0.1], [-1e6, 1e6], [0.0, 0.0]])
+
+    def loss(params, x):
+        return -jnp.mean(model.log_prob(params, x)) * 1e-12
+
+    found = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, far)
+    chex.assert_tree_all_finite(found)
