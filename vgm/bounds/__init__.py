@@ -5,6 +5,7 @@ from vgm.bounds import diffusion as diffusion
 from vgm.bounds import elbo as elbo
 from vgm.bounds import flow as flow
 from vgm.bounds import gradients as gradients
+from vgm.bounds import hierarchical as hierarchical
 from vgm.bounds import importance as importance
 from vgm.bounds import pareto as pareto
 from vgm.bounds import sandwich as sandwich

@@ -42,11 +42,13 @@ class System(NamedTuple):
             only score-function estimators are used.
         log_joint: (params, z) to log p(x, z).
         log_posterior: (params, z) to log q(z | x).
+        over_draws: Maps a function of one draw z over many, on a first axis.
     """
 
     propose: Callable[[PRNGKey, Params], Any]
     log_joint: Callable[[Params, Any], Bound]
     log_posterior: Callable[[Params, Any], Bound]
+    over_draws: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] = jax.vmap
 
 
 Estimator = Callable[..., Bound]
@@ -110,8 +112,8 @@ def elbo_score_function(
     """
     _require_two("elbo_score_function", num_samples)
     z = jax.lax.stop_gradient(_propose(key, params, system, num_samples))
-    log_joint = jax.vmap(lambda z: system.log_joint(params, z))(z)
-    log_q = jax.vmap(lambda z: system.log_posterior(params, z))(z)
+    log_joint = system.over_draws(lambda z: system.log_joint(params, z))(z)
+    log_q = system.over_draws(lambda z: system.log_posterior(params, z))(z)
     log_w = jax.lax.stop_gradient(log_joint - log_q)
     others = _mean_of_others(log_w)
     surrogate = jnp.mean(log_joint + (log_w - others) * log_q, axis=0)
@@ -155,8 +157,8 @@ def iwae_vimco(
     """
     _require_two("iwae_vimco", num_samples)
     z = jax.lax.stop_gradient(_propose(key, params, system, num_samples))
-    log_q = jax.vmap(lambda z: system.log_posterior(params, z))(z)
-    live = jax.vmap(lambda z: system.log_joint(params, z))(z) - log_q
+    log_q = system.over_draws(lambda z: system.log_posterior(params, z))(z)
+    live = system.over_draws(lambda z: system.log_joint(params, z))(z) - log_q
     log_w = jax.lax.stop_gradient(live)
     bound = _log_mean(log_w)
     # Signals do not see a common offset: without it they keep their digits.
@@ -227,7 +229,7 @@ def _log_weights(p_params: Params, q_params: Params, system: System, z: Any) -> 
     def log_weight(z: Any) -> Bound:
         return system.log_joint(p_params, z) - system.log_posterior(q_params, z)
 
-    return jax.vmap(log_weight)(z)
+    return system.over_draws(log_weight)(z)
 
 
 def _log_mean(log_w: LogWeights) -> Bound:

@@ -10,6 +10,7 @@ from vgm.configs.schema import DataConfig as DataConfig
 from vgm.configs.schema import DiffusionConfig as DiffusionConfig
 from vgm.configs.schema import EvaluationConfig as EvaluationConfig
 from vgm.configs.schema import FlowConfig as FlowConfig
+from vgm.configs.schema import LatentConfig as LatentConfig
 from vgm.configs.schema import ModelConfig as ModelConfig
 from vgm.configs.schema import ObjectiveConfig as ObjectiveConfig
 from vgm.configs.schema import OptimizerConfig as OptimizerConfig

@@ -14,6 +14,8 @@ _AT_LEAST_ONE = (
     "model.latent-dim",
     "model.channels",
     "model.num-blocks",
+    "latent.num-components",
+    "latent.num-layers",
     "diffusion.num-steps",
     "flow.num-layers",
     "flow.num-levels",
@@ -32,13 +34,21 @@ _NOT_NEGATIVE = (
     "optimizer.warmup-steps",
     "optimizer.weight-decay",
     "optimizer.clip-norm",
+    "optimizer.skip-norm",
+    "objective.kl-warmup-steps",
+    "objective.free-nats",
     "train.patience",
     "diffusion.train-num-steps",
     "diffusion.num-times",
     "diffusion.degree",
 )
 _BELOW_ONE = ("model.dropout", "optimizer.b1", "optimizer.b2", "optimizer.ema-decay")
-_POSITIVE = ("optimizer.learning-rate", "optimizer.eps", "flow.tail-bound")
+_POSITIVE = (
+    "optimizer.learning-rate",
+    "optimizer.eps",
+    "flow.tail-bound",
+    "latent.temperature",
+)
 
 _CHECKS: tuple[Check, ...] = (
     *((name, lambda v: v >= 1, "at least 1") for name in _AT_LEAST_ONE),
@@ -52,6 +62,17 @@ _CHECKS: tuple[Check, ...] = (
         lambda v: len(v) > 0 and all(factor >= 1 for factor in v),
         "one number of at least 1 for each resolution",
     ),
+    (
+        "latent.hidden",
+        lambda v: len(v) > 0 and all(width >= 1 for width in v),
+        "one width of at least 1, or several",
+    ),
+    (
+        "latent.dims",
+        lambda v: len(v) > 0 and all(size >= 1 for size in v),
+        "one size of at least 1 for each layer",
+    ),
+    ("latent.num-categories", lambda v: v >= 2, "at least 2"),
     ("flow.num-bins", lambda v: 2 <= v <= 500, "from 2 to 500"),
     ("diffusion.eta", lambda v: 0 <= v <= 1, "from 0 to 1"),
     ("diffusion.gamma-min", lambda v: -30 <= v <= 30, "from -30 to 30"),
@@ -59,13 +80,18 @@ _CHECKS: tuple[Check, ...] = (
 )
 
 _FAMILIES = {
-    "levels": ("categorical", "discretized_logistic"),
+    "levels": (
+        "categorical",
+        "discretized_logistic",
+        "discretized_logistic_mixture",
+    ),
     "binary": ("bernoulli",),
     "grey-bernoulli": ("bernoulli",),
     "density": ("normal",),
 }
 _ARCHITECTURES = {
     "vae": ("mlp", "conv"),
+    "hvae": ("markov",),
     "diffusion": ("mlp", "vdm-unet", "ddpm-unet"),
     "flow": (
         "realnvp",
@@ -79,6 +105,10 @@ _ARCHITECTURES = {
 }
 _OBJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "vae": {
+        "elbo": (*gradients.ELBO_ESTIMATORS, "straight-through"),
+        "iwae": tuple(gradients.IWAE_ESTIMATORS),
+    },
+    "hvae": {
         "elbo": tuple(gradients.ELBO_ESTIMATORS),
         "iwae": tuple(gradients.IWAE_ESTIMATORS),
     },
@@ -87,6 +117,8 @@ _OBJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "autoregressive": {"elbo": ("pathwise",)},
 }
 """Objectives of each family, and the gradients of each."""
+_IN_CLOSED_FORM = ("pathwise", "straight-through")
+"""Gradients of the bound as its terms give it."""
 _FIXED = ("linear", "cosine", "sigmoid", "ddpm")
 _WITH_INTERIOR = ("polynomial", "monotone")
 
@@ -116,7 +148,7 @@ def validate(config: Config) -> None:
             f"NaN; got {config.data.observation!r}"
         )
     _validate_objective(config)
-    if config.model.family in ("vae", "autoregressive"):
+    if config.model.family in ("vae", "hvae", "autoregressive"):
         _require_one_of(
             "model.likelihood",
             config.model.likelihood,
@@ -154,9 +186,9 @@ def _validate_objective(config: Config) -> None:
             "objective.num-samples must be at least 2 for objective.gradient "
             f"{spec.gradient!r}: the other draws are its baseline; got 1"
         )
-    if family != "vae":
+    if family not in ("vae", "hvae"):
         return
-    on_weights = spec.name == "iwae" or spec.gradient != "pathwise"
+    on_weights = spec.name == "iwae" or spec.gradient not in _IN_CLOSED_FORM
     if on_weights and config.model.dropout:
         raise UserError(
             f"model.dropout must be 0 with objective.name {spec.name!r} and gradient "
@@ -176,6 +208,20 @@ _LEVELS_OR_REALS: Combination = (
     "'flow'; use levels, or a vae",
 )
 _ANY: tuple[Combination, ...] = (
+    (
+        lambda c: (
+            c.model.family in ("vae", "hvae")
+            or not (c.objective.kl_warmup_steps or c.objective.free_nats)
+        ),
+        "objective.kl-warmup-steps and free-nats are for model.family 'vae' and 'hvae'",
+    ),
+    (
+        lambda c: (
+            c.model.family in ("vae", "hvae")
+            or (c.latent.posterior == "diagonal" and c.latent.prior == "standard")
+        ),
+        "latent.posterior and latent.prior are for model.family 'vae' and 'hvae'",
+    ),
     (
         lambda c: (c.flow.target == "none") == (c.data.name != "nothing"),
         "flow.target banana or ring and data.name nothing go together: give both",
@@ -248,6 +294,71 @@ _FLOW: tuple[Combination, ...] = (
         "say",
     ),
 )
+_SCORE = ("score-function", "vimco", "straight-through")
+_VAE: tuple[Combination, ...] = (
+    (
+        lambda c: (
+            c.latent.posterior != "categorical"
+            or (c.objective.gradient in _SCORE and c.latent.prior == "standard")
+        ),
+        "latent.posterior 'categorical' needs latent.prior 'standard' and "
+        "objective.gradient score-function, vimco or straight-through: categories are "
+        "not reparameterised",
+    ),
+    (
+        lambda c: (
+            c.latent.posterior == "categorical"
+            or c.objective.gradient != "straight-through"
+        ),
+        "objective.gradient 'straight-through' needs latent.posterior 'categorical'; "
+        "use pathwise",
+    ),
+    (
+        lambda c: (
+            c.latent.prior != "vamp"
+            or (c.latent.posterior == "diagonal" and not c.model.conditional)
+        ),
+        "latent.prior 'vamp' needs latent.posterior 'diagonal' and no "
+        "model.conditional: its components are q(z | u) of inputs alone",
+    ),
+    (
+        lambda c: c.latent.posterior != "spline" or c.model.latent_dim > 1,
+        "latent.posterior 'spline' needs model.latent-dim of at least 2; use iaf",
+    ),
+    (
+        lambda c: c.latent.prior != "flow" or c.model.latent_dim > 1,
+        "latent.prior 'flow' needs model.latent-dim of at least 2; use mixture",
+    ),
+    (
+        lambda c: (
+            (c.objective.name == "elbo" and c.objective.gradient in _IN_CLOSED_FORM)
+            or not (c.objective.kl_warmup_steps or c.objective.free_nats)
+        ),
+        "objective.kl-warmup-steps and free-nats need objective.name 'elbo' and "
+        "gradient 'pathwise': elsewhere the divergences do not stand apart",
+    ),
+)
+_HVAE: tuple[Combination, ...] = (
+    (
+        lambda c: c.latent.posterior in ("diagonal", "full"),
+        "latent.posterior must be diagonal or full for model.family 'hvae'",
+    ),
+    (
+        lambda c: c.latent.prior != "vamp",
+        "latent.prior 'vamp' needs model.family 'vae': it encodes data, and the top "
+        "layer does not read them",
+    ),
+    (
+        lambda c: c.latent.prior != "flow" or c.latent.dims[-1] > 1,
+        "latent.prior 'flow' needs a last size of latent.dims of at least 2",
+    ),
+    *_VAE[-1:],
+    (
+        lambda c: c.model.architecture != "markov" or not c.objective.free_nats,
+        "objective.free-nats must be 0 for model.architecture 'markov': its layers' "
+        "terms are signed, no divergences; use kl-warmup-steps",
+    ),
+)
 _DIFFUSION: tuple[Combination, ...] = (
     _LEVELS_OR_REALS,
     _COMPLETE,
@@ -308,6 +419,8 @@ _DIFFUSION: tuple[Combination, ...] = (
     ),
 )
 _COMBINATIONS = {
+    "vae": _VAE,
+    "hvae": _HVAE,
     "diffusion": _DIFFUSION,
     "flow": _FLOW,
     "autoregressive": _AUTOREGRESSIVE,

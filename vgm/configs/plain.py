@@ -11,6 +11,7 @@ from vgm.configs.schema import (
     DiffusionConfig,
     EvaluationConfig,
     FlowConfig,
+    LatentConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -50,6 +51,7 @@ def from_dict(plain: dict[str, Any]) -> Config:
     sections = {
         "data": DataConfig,
         "model": ModelConfig,
+        "latent": LatentConfig,
         "diffusion": DiffusionConfig,
         "flow": FlowConfig,
         "objective": ObjectiveConfig,

@@ -3,6 +3,7 @@
 import dataclasses
 
 from vgm.configs.flow_presets import FLOW_PRESETS
+from vgm.configs.latent_presets import LATENT_PRESETS
 from vgm.configs.schema import (
     Config,
     DataConfig,
@@ -253,5 +254,6 @@ PRESETS: dict[str, tuple[str, Config]] = {
             evaluation=EvaluationConfig(evidence=False, num_elbo_samples=1),
         ),
     ),
+    **LATENT_PRESETS,
     **FLOW_PRESETS,
 }

@@ -7,6 +7,8 @@ from typing import Literal
 Architecture = Literal[
     "mlp",
     "conv",
+    "markov",
+    "ladder",
     "vdm-unet",
     "ddpm-unet",
     "realnvp",
@@ -45,18 +47,25 @@ class DataConfig:
 class ModelConfig:
     """Which model, and its networks."""
 
-    family: Literal["vae", "diffusion", "flow", "autoregressive"] = "vae"
+    family: Literal["vae", "hvae", "diffusion", "flow", "autoregressive"] = "vae"
     """What kind of model."""
     architecture: Architecture = "mlp"
-    """Networks: mlp or conv for a VAE; mlp, vdm-unet (one resolution) or ddpm-unet
-    (several) for a diffusion; realnvp, glow, nsf-coupling, nsf-autoregressive, maf or
-    continuous for a flow; made for an autoregressive model."""
+    """Networks: mlp or conv for a VAE; markov (bottom-up posterior, MLPs) or ladder
+    (top-down posterior, convolutions) for a hierarchical VAE; mlp, vdm-unet (one
+    resolution) or ddpm-unet (several) for a diffusion; realnvp, glow, nsf-coupling,
+    nsf-autoregressive, maf or continuous for a flow; made for an autoregressive
+    model."""
     likelihood: Literal[
-        "bernoulli", "categorical", "discretized_logistic", "normal"
+        "bernoulli",
+        "categorical",
+        "discretized_logistic",
+        "discretized_logistic_mixture",
+        "normal",
     ] = "bernoulli"
     """Family of p(x | z) of a VAE, or of each number of an autoregressive model."""
     latent_dim: int = 20
-    """Size of z of a VAE."""
+    """Size of z of a VAE, or number of categorical latents; channels of each layer of a
+    ladder. The sizes of a Markov hierarchy are latent.dims."""
     hidden: tuple[int, ...] = (400,)
     """Widths of the encoder's hidden layers, mirrored by the decoder; of a diffusion's
     mlp, one a residual block, all alike; of a flow's or made's masked networks."""
@@ -80,6 +89,31 @@ class ModelConfig:
     """Probability of dropping a hidden unit while training."""
     conditional: bool = False
     """Condition on the label."""
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Prior and posterior of a VAE, and the layers of a hierarchy."""
+
+    posterior: Literal["diagonal", "full", "iaf", "spline", "categorical"] = "diagonal"
+    """q(z | x): a normal with independent coordinates, or any covariance; one that an
+    inverse autoregressive flow or spline couplings reshape; or categories."""
+    prior: Literal["standard", "mixture", "vamp", "flow", "autoregressive"] = "standard"
+    """p(z), of a hierarchy's top layer: N(0, I), or uniform categories; a mixture of
+    normals; VampPrior; a flow of spline couplings; an autoregressive normal."""
+    num_components: int = 500
+    """Components of a mixture or VampPrior."""
+    num_categories: int = 10
+    """Of each categorical latent."""
+    temperature: float = 1.0
+    """Of the softmax whose derivative straight-through gradients take."""
+    num_layers: int = 2
+    """Steps of the flow of a posterior or prior."""
+    hidden: tuple[int, ...] = (100,)
+    """Widths of the networks in a flow or autoregressive prior, and between the layers
+    of a Markov hierarchy."""
+    dims: tuple[int, ...] = (32, 16)
+    """Sizes of z_1 .. z_T of a Markov hierarchy; T is as many as are given."""
 
 
 @dataclass(frozen=True)
@@ -156,14 +190,21 @@ class ObjectiveConfig:
         "score-function",
         "vimco",
         "dreg",
+        "straight-through",
         "least-variance",
     ] = "pathwise"
     """Estimator of the gradient: for elbo pathwise (divergence in closed form),
-    sticking-the-landing or score-function; for iwae pathwise, vimco or dreg; for elbo
-    with a learned schedule least-variance, for its interior."""
+    sticking-the-landing or score-function; for iwae pathwise, vimco or dreg; for
+    categorical latents score-function, vimco or (elbo, biased) straight-through; for
+    elbo with a learned schedule least-variance, for its interior."""
     weighting: Literal["simple", "x", "min-snr"] = "simple"
     """Weight of |eps - eps_hat|^2 for weighted: simple is 1, as in DDPM; x makes it
     |x - x_hat|^2; min-snr is the lesser of 1 and 5 / SNR."""
+    kl_warmup_steps: int = 0
+    """Steps in which the divergences' weight grows from 0 to 1, of a VAE or hierarchy;
+    what is reported is always the ELBO."""
+    free_nats: float = 0.0
+    """Nats of each layer's mean divergence that cost nothing in training."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +227,9 @@ class OptimizerConfig:
     """Decoupled weight decay (AdamW)."""
     clip_norm: float = 0.0
     """Largest gradient norm; 0 for no clipping."""
+    skip_norm: float = 0.0
+    """Gradient norm above which a step is not taken, ten in a row at most; 0 for
+    none."""
     ema_decay: float = 0.0
     """Decay of the averaged parameters used for evaluation; 0 for none."""
 
@@ -228,6 +272,7 @@ class Config:
     """Name of the preset this began as."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    latent: LatentConfig = field(default_factory=LatentConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -12,11 +12,7 @@ from jaxtyping import Array, Float
 from vgm.bounds import importance
 from vgm.bounds.elbo import ElboTerms
 from vgm.models import likelihoods
-from vgm.models.protocol import (
-    GenerativeModel,
-    LatentVariableModel,
-    log_weight_given,
-)
+from vgm.models.protocol import GenerativeModel, LatentVariableModel
 from vgm.types import Batch, Condition, Params, PRNGKey
 
 Observe = Callable[[PRNGKey, Any], Any]
@@ -236,7 +232,7 @@ def batch_evidence(
     if isinstance(model, LatentVariableModel):
         encoding = model.encode(**given)
         log_weight = functools.partial(
-            log_weight_given, model=model, encoding=encoding, **given
+            model.log_weight_given, encoding=encoding, **given
         )
     return importance.stream(
         key, log_weight, num_samples=num_samples, chunk_size=chunk_size

@@ -4,15 +4,18 @@ import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from vgm import configs, models, oracles
 from vgm.bounds import gradients
 from vgm.errors import UserError
+from vgm.experiment import latents
 from vgm.models import GenerativeModel, LatentVariableModel, flows
 from vgm.models.diffusion import Diffusion
 from vgm.models.flow import Flow
 from vgm.training import loop, objective, optimizers
-from vgm.training.step import train_step
+from vgm.training.step import StepMetrics, TrainState, train_step
+from vgm.types import Batch, PRNGKey
 
 
 class DataForm(NamedTuple):
@@ -52,6 +55,7 @@ def build_model(config: configs.Config, form: DataForm) -> GenerativeModel:
         )
     build = {
         "vae": _build_vae,
+        "hvae": _build_hvae,
         "diffusion": _build_diffusion,
         "flow": _build_flow,
         "autoregressive": _build_autoregressive,
@@ -61,9 +65,31 @@ def build_model(config: configs.Config, form: DataForm) -> GenerativeModel:
 
 def _build_vae(config: configs.Config, form: DataForm) -> GenerativeModel:
     spec = config.model
-    shared: dict[str, Any] = {
+    shared = _vae_settings(config, form, spec.latent_dim, spec.latent_dim)
+    if spec.architecture == "conv":
+        return models.vae.conv(channels=spec.channels, **shared)
+    return models.vae.mlp(kernel_init=spec.kernel_init, **shared)
+
+
+def _build_hvae(config: configs.Config, form: DataForm) -> GenerativeModel:
+    spec, dims = config.model, config.latent.dims
+    shared = _vae_settings(config, form, dims[0], dims[-1])
+    return models.hierarchical_vae.markov(
+        models.vae.mlp(kernel_init=spec.kernel_init, **shared),
+        latent_dims=dims,
+        hidden=config.latent.hidden,
+        activation=spec.activation,
+        kernel_init=spec.kernel_init,
+    )
+
+
+def _vae_settings(
+    config: configs.Config, form: DataForm, latent_dim: int, prior_dim: int
+) -> dict[str, Any]:
+    spec = config.model
+    return {
         "event_shape": form.event_shape,
-        "latent_dim": spec.latent_dim,
+        "latent_dim": latent_dim,
         "hidden": spec.hidden,
         "likelihood": spec.likelihood,
         "levels": form.levels,
@@ -71,10 +97,9 @@ def _build_vae(config: configs.Config, form: DataForm) -> GenerativeModel:
         "activation": spec.activation,
         "dropout": spec.dropout,
         "missing": config.data.missing != "none",
+        "posterior": latents.posterior(config, latent_dim),
+        "prior": latents.prior(config, prior_dim),
     }
-    if spec.architecture == "conv":
-        return models.vae.conv(channels=spec.channels, **shared)
-    return models.vae.mlp(kernel_init=spec.kernel_init, **shared)
 
 
 def _build_diffusion(config: configs.Config, form: DataForm) -> GenerativeModel:
@@ -202,13 +227,14 @@ def make_optimizer(config: configs.Config) -> Any:
 
 
 def value_and_grad(
-    config: configs.Config, model: GenerativeModel
+    config: configs.Config, model: GenerativeModel, step: Array | None = None
 ) -> objective.ValueAndGrad:
     """The objective of a configuration.
 
     Args:
         config: Configuration.
         model: Model.
+        step: Steps taken before, for a warm-up; None after it.
 
     Returns:
         A function (key, params, batch) -> ((loss, terms), gradients).
@@ -224,8 +250,16 @@ def value_and_grad(
             return objective.least_variance(model)
     if isinstance(model, Flow) and spec.name == "flow-matching":
         return objective.flow_matching(model)
-    if spec.name == "elbo" and spec.gradient == "pathwise":
-        return objective.negative_elbo(model, num_samples=spec.num_samples)
+    if spec.name == "elbo" and spec.gradient in ("pathwise", "straight-through"):
+        weight = None
+        if spec.kl_warmup_steps and step is not None:
+            weight = objective.kl_warmup(step, spec.kl_warmup_steps)
+        return objective.negative_elbo(
+            model,
+            num_samples=spec.num_samples,
+            kl_weight=weight,
+            free_nats=spec.free_nats,
+        )
     if not isinstance(model, LatentVariableModel):
         raise UserError(
             f"objective.name {spec.name!r} with gradient {spec.gradient!r} needs a "
@@ -255,9 +289,18 @@ def make_step(
     Returns:
         A function (key, state, batch) -> (state, metrics).
     """
-    return functools.partial(
-        train_step,
-        value_and_grad=value_and_grad(config, model),
-        optimizer=optimizer,
-        ema_decay=config.optimizer.ema_decay,
-    )
+
+    def step(
+        key: PRNGKey, state: TrainState, batch: Batch
+    ) -> tuple[TrainState, StepMetrics]:
+        return train_step(
+            key,
+            state,
+            batch,
+            value_and_grad=value_and_grad(config, model, state.step),
+            optimizer=optimizer,
+            ema_decay=config.optimizer.ema_decay,
+            skip_norm=config.optimizer.skip_norm,
+        )
+
+    return step

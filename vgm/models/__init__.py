@@ -6,12 +6,17 @@ from vgm.models import diffusion as diffusion
 from vgm.models import flow as flow
 from vgm.models import flows as flows
 from vgm.models import heads as heads
+from vgm.models import hierarchical_vae as hierarchical_vae
 from vgm.models import layers as layers
 from vgm.models import learned as learned
 from vgm.models import likelihoods as likelihoods
 from vgm.models import made as made
+from vgm.models import markov as markov
 from vgm.models import networks as networks
 from vgm.models import noise as noise
+from vgm.models import posteriors as posteriors
+from vgm.models import priors as priors
+from vgm.models import steps as steps
 from vgm.models import target as target
 from vgm.models import unets as unets
 from vgm.models import vae as vae

@@ -1,7 +1,7 @@
 """Encoders and decoders. Batch-free: a network over a batch equals it over each row.
 
-Encoders map (x, condition) to the mean and log standard deviation of q(z | x); decoders
-map (z, condition) to ``num_outputs`` numbers a coordinate. Conditions arrive as one
+Encoders map (x, condition) to the parameters of q(z | x); decoders map (z, condition)
+to ``num_outputs`` numbers a coordinate. Conditions arrive as one
 vector an example, or None.
 """
 
@@ -72,10 +72,10 @@ class MLP(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """q(z | x) from flattened data.
+    """Parameters of q(z | x) from flattened data.
 
     Attributes:
-        mlp: Network with 2 latent_dim outputs.
+        mlp: Network with as many outputs as the family of q has parameters.
     """
 
     mlp: MLP
@@ -87,11 +87,10 @@ class MLPEncoder(nn.Module):
         condition: Vectors | None,
         *,
         train: bool,
-    ) -> tuple[Vectors, Vectors]:
-        """Mean and log standard deviation of q(z | x)."""
+    ) -> Vectors:
+        """Parameters of q(z | x)."""
         flat = _join(x.reshape(len(x), -1), condition)
-        mean, log_std = jnp.split(self.mlp(flat, train=train), 2, axis=-1)
-        return mean, log_std
+        return self.mlp(flat, train=train)
 
 
 class MLPDecoder(nn.Module):
@@ -115,11 +114,11 @@ class MLPDecoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """q(z | x) from images, halving the size twice.
+    """Parameters of q(z | x) from images, halving the size twice.
 
     Attributes:
         channels: Channels of the first layer; the second has twice as many.
-        head: Network with 2 latent_dim outputs.
+        head: Network with as many outputs as the family of q has parameters.
         activation: A name of ``ACTIVATIONS``.
     """
 
@@ -134,14 +133,13 @@ class ConvEncoder(nn.Module):
         condition: Vectors | None,
         *,
         train: bool,
-    ) -> tuple[Vectors, Vectors]:
-        """Mean and log standard deviation of q(z | x)."""
+    ) -> Vectors:
+        """Parameters of q(z | x)."""
         for channels in (self.channels, 2 * self.channels):
             x = nn.Conv(channels, (4, 4), strides=(2, 2))(x)
             x = ACTIVATIONS[self.activation](x)
         flat = _join(x.reshape(len(x), -1), condition)
-        mean, log_std = jnp.split(self.head(flat, train=train), 2, axis=-1)
-        return mean, log_std
+        return self.head(flat, train=train)
 
 
 class ConvDecoder(nn.Module):

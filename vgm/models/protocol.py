@@ -79,6 +79,21 @@ class LatentVariableModel(GenerativeModel, Protocol):
         """Log q(z | x)."""
         ...
 
+    def log_weight_given(
+        self,
+        key: PRNGKey,
+        params: Params,
+        x: Any,
+        encoding: Encoding,
+        condition: Condition = None,
+    ) -> Float[Array, " batch"]:
+        """Log p(x, z) - log q(z | x) at one z ~ q(z | x), x encoded before.
+
+        One draw of the weight (Burda et al. 2016, eq. 8) in as few passes as the model
+        can: its draw may know its own density, and each layer what the next one needs.
+        """
+        ...
+
 
 @runtime_checkable
 class Reconstructing(Protocol):
@@ -105,29 +120,3 @@ class Reconstructing(Protocol):
     ) -> Any:
         """The mean of p(x | z) at the latents that ``sample`` draws from this key."""
         ...
-
-
-def log_weight_given(
-    key: PRNGKey,
-    model: LatentVariableModel,
-    params: Params,
-    x: Any,
-    encoding: Encoding,
-    condition: Condition = None,
-) -> Float[Array, " batch"]:
-    """Log p(x, z) - log q(z | x) at one z ~ q(z | x), its encoding computed before.
-
-    Args:
-        key: Random key, used once.
-        model: Model.
-        params: Parameters.
-        x: Observations.
-        encoding: What ``model.encode`` made of x.
-        condition: What x is conditioned on.
-
-    Returns:
-        One log importance weight an example, in nats (Burda et al. 2016, eq. 8).
-    """
-    z = model.propose(key, params, encoding)
-    log_joint = model.log_joint(params, x, z, condition)
-    return log_joint - model.log_posterior(params, encoding, z)

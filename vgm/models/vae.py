@@ -1,16 +1,17 @@
 """The variational autoencoder (Kingma & Welling 2014; Rezende et al. 2014).
 
-    p(z) = N(0, I),   p(x | z) = likelihood(decoder(z)),
-    q(z | x) = N(mean(x), diag exp(2 log_std(x))),
+    p(z),   p(x | z) = likelihood(decoder(z)),   q(z | x) = posterior(encoder(x)),
 
-    ELBO = E_q log p(x | z) - KL(q(z | x) || N(0, I)).                               (1)
+    ELBO = E_q log p(x | z) - KL(q(z | x) || p(z)).                                  (1)
 
-Conditional on c (Sohn et al. 2015) encoder and decoder read c too, and the prior stays.
+Where p(z) is the standard prior of q's family, N(0, I) for a normal, the divergence is
+in closed form; elsewhere log q(z | x) - log p(z) at the draw stands for it. Conditional
+on c (Sohn et al. 2015) encoder and decoder read c too, and the prior stays.
 """
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,23 +19,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.bounds import elbo
-from vgm.densities import normal
-from vgm.divergences import kl_standard_normal
-from vgm.models import conditions, likelihoods, networks
-from vgm.models.protocol import log_weight_given
+from vgm.models import conditions, likelihoods, networks, posteriors, priors
+from vgm.models.posteriors import Encoding as Encoding
+from vgm.models.protocol import Latents
 from vgm.types import Condition, Params, PRNGKey
-
-
-class Encoding(NamedTuple):
-    """Parameters of q(z | x), one row an example.
-
-    Attributes:
-        mean: Mean.
-        log_std: Log standard deviation.
-    """
-
-    mean: Float[Array, "batch latent"]
-    log_std: Float[Array, "batch latent"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,31 +30,40 @@ class VAE:
     """A VAE as pure functions around two networks.
 
     Attributes:
-        encoder: (features, condition, train) to mean and log_std.
-        decoder: (z, condition, train) to the likelihood's outputs.
+        encoder: (features, condition, train) to the posterior's outputs.
+        decoder: (z as vectors, condition, train) to the likelihood's outputs.
         likelihood: Family of p(x | z).
-        latent_dim: Size of z.
+        posterior: Family of q(z | x).
+        prior: Family of p(z).
         num_classes: Number of classes of an integer condition; 0 without.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     likelihood: likelihoods.Likelihood
-    latent_dim: int
+    posterior: posteriors.Posterior
+    prior: priors.Prior
     num_classes: int = 0
 
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
         """Parameters; the output bias fits each coordinate of x alone."""
-        key_encoder, key_decoder = jax.random.split(key)
+        keys = jax.random.split(key, 4)
         one = jax.tree.map(lambda leaf: leaf[:1], (x, condition))
         features = self.likelihood.features(one[0])
         context = conditions.vectors(one[1], self.num_classes)
-        z = jnp.zeros((1, self.latent_dim))
-        return {
-            "encoder": self.encoder.init(key_encoder, features, context, train=False),
-            "decoder": self.decoder.init(key_decoder, z, context, train=False),
+        z = jnp.zeros((1, math.prod(self.posterior.latent_shape)))
+        params = {
+            "encoder": self.encoder.init(keys[0], features, context, train=False),
+            "decoder": self.decoder.init(keys[1], z, context, train=False),
             "output_bias": self.likelihood.initial_bias(x),
         }
+        outputs = self.encoder.apply(params["encoder"], features, context, train=False)
+        own = {
+            "posterior": self.posterior.init(keys[2], jnp.asarray(outputs)),
+            "prior": self.prior.init(keys[3], self.likelihood.features(x)),
+        }
+        with_own = {name: own[name] for name in own if jax.tree.leaves(own[name])}
+        return params | with_own
 
     def encode(
         self,
@@ -75,30 +72,19 @@ class VAE:
         condition: Condition = None,
         *,
         dropout_key: PRNGKey | None = None,
-    ) -> Encoding:
+    ) -> Any:
         """The parameters of q(z | x); with a key, under dropout."""
         features = self.likelihood.features(x)
-        mean, log_std = self.encoder.apply(
-            params["encoder"],
-            features,
-            conditions.vectors(condition, self.num_classes),
-            train=dropout_key is not None,
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
-        )
-        return Encoding(jnp.asarray(mean), jnp.asarray(log_std))
+        return self._encode_features(params, features, condition, dropout_key)
 
-    def propose(
-        self, key: PRNGKey, params: Params, encoding: Encoding
-    ) -> Float[Array, "batch latent"]:
+    def propose(self, key: PRNGKey, params: Params, encoding: Any) -> Latents:
         """Draw z ~ q(z | x), reparameterised."""
-        del params  # q is a function of the encoding alone
-        eps = jax.random.normal(key, encoding.mean.shape, encoding.mean.dtype)
-        return encoding.mean + jnp.exp(encoding.log_std) * eps
+        return self._sample_posterior(key, params, encoding)[0]
 
     def decode(
         self,
         params: Params,
-        z: Float[Array, "batch latent"],
+        z: Latents,
         condition: Condition = None,
         *,
         dropout_key: PRNGKey | None = None,
@@ -106,18 +92,18 @@ class VAE:
         """The likelihood's outputs at z; with a key, under dropout."""
         outputs = self.decoder.apply(
             params["decoder"],
-            z,
+            z.reshape(len(z), -1),
             conditions.vectors(condition, self.num_classes),
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
-        return outputs + params["output_bias"][None]
+        return jnp.asarray(outputs) + params["output_bias"][None]
 
     def log_likelihood(
         self,
         params: Params,
         x: Any,
-        z: Float[Array, "batch latent"],
+        z: Latents,
         condition: Condition = None,
         *,
         dropout_key: PRNGKey | None = None,
@@ -126,24 +112,39 @@ class VAE:
         outputs = self.decode(params, z, condition, dropout_key=dropout_key)
         return jax.vmap(self.likelihood.log_prob)(x, outputs)
 
+    def log_prior(self, params: Params, z: Latents) -> Float[Array, " batch"]:
+        """Log p(z)."""
+        return self.prior.log_prob(self._prior_params(params), z)
+
+    def prior_matching(
+        self,
+        params: Params,
+        encoding: Any,
+        z: Latents,
+        log_q: Float[Array, " batch"],
+    ) -> Float[Array, " batch"]:
+        """KL(q(z | x) || p(z)), or without a closed form its log ratio at z."""
+        if self.prior.is_standard and self.posterior.kl_standard is not None:
+            return self.posterior.kl_standard(encoding)
+        return log_q - self.log_prior(params, z)
+
     def log_joint(
         self,
         params: Params,
         x: Any,
-        latents: Float[Array, "batch latent"],
+        latents: Latents,
         condition: Condition = None,
     ) -> Float[Array, " batch"]:
-        """Log p(x, z) = log p(x | z) + log N(z; 0, I)."""
-        origin = jnp.zeros_like(latents)
-        log_prior = jax.vmap(normal.log_prob)(latents, origin, origin)
-        return self.log_likelihood(params, x, latents, condition) + log_prior
+        """Log p(x, z) = log p(x | z) + log p(z)."""
+        log_likelihood = self.log_likelihood(params, x, latents, condition)
+        return log_likelihood + self.log_prior(params, latents)
 
     def log_posterior(
-        self, params: Params, encoding: Encoding, latents: Float[Array, "batch latent"]
+        self, params: Params, encoding: Any, latents: Latents
     ) -> Float[Array, " batch"]:
         """Log q(z | x)."""
-        del params
-        return jax.vmap(normal.log_prob)(latents, encoding.mean, encoding.log_std)
+        own = params.get("posterior", {})
+        return self.posterior.log_prob(own, encoding, latents)
 
     def elbo_terms(
         self,
@@ -159,19 +160,31 @@ class VAE:
         encoding = self.encode(
             params, x, condition, dropout_key=key_encoder if train else None
         )
-        z = self.propose(key_z, params, encoding)
+        z, log_q = self._sample_posterior(key_z, params, encoding)
         reconstruction = self.log_likelihood(
             params, x, z, condition, dropout_key=key_decoder if train else None
         )
-        prior_matching = jax.vmap(kl_standard_normal)(*encoding)
+        prior_matching = self.prior_matching(params, encoding, z, log_q)
         return elbo.single_latent_terms(reconstruction, prior_matching)
+
+    def log_weight_given(
+        self,
+        key: PRNGKey,
+        params: Params,
+        x: Any,
+        encoding: Any,
+        condition: Condition = None,
+    ) -> Float[Array, " batch"]:
+        """Log p(x, z) - log q(z | x) at one z ~ q(z | x), x encoded before."""
+        z, log_q = self._sample_posterior(key, params, encoding)
+        return self.log_joint(params, x, z, condition) - log_q
 
     def log_weight(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch"]:
         """Log p(x, z) - log q(z | x) at one z ~ q(z | x)."""
         encoding = self.encode(params, x, condition)
-        return log_weight_given(key, self, params, x, encoding, condition)
+        return self.log_weight_given(key, params, x, encoding, condition)
 
     def sample(
         self,
@@ -180,10 +193,11 @@ class VAE:
         num_samples: int,
         condition: Condition = None,
     ) -> Any:
-        """Draw z ~ N(0, I), then x ~ p(x | z)."""
+        """Draw z ~ p(z), then x ~ p(x | z)."""
         key_z, key_x = jax.random.split(key)
-        outputs = self._decode_prior(key_z, params, num_samples, condition)
+        z = self.sample_prior(key_z, params, num_samples)
         keys = jax.random.split(key_x, num_samples)
+        outputs = self.decode(params, z, condition)
         return jax.vmap(self.likelihood.sample)(keys, outputs)
 
     def sample_mean(
@@ -195,14 +209,16 @@ class VAE:
     ) -> Float[Array, " samples *event"]:
         """E[x | z] at the latents that ``sample`` draws from this key."""
         key_z, _ = jax.random.split(key)
-        outputs = self._decode_prior(key_z, params, num_samples, condition)
-        return jax.vmap(self.likelihood.mean)(outputs)
+        return self.mean(
+            params, self.sample_prior(key_z, params, num_samples), condition
+        )
+
+    def sample_prior(self, key: PRNGKey, params: Params, num_samples: int) -> Latents:
+        """Draw z ~ p(z)."""
+        return self.prior.sample(key, self._prior_params(params), num_samples)
 
     def mean(
-        self,
-        params: Params,
-        latents: Float[Array, "batch latent"],
-        condition: Condition = None,
+        self, params: Params, latents: Latents, condition: Condition = None
     ) -> Float[Array, " batch *event"]:
         """E[x | z], on the scale of x."""
         return jax.vmap(self.likelihood.mean)(self.decode(params, latents, condition))
@@ -214,11 +230,33 @@ class VAE:
         z = self.propose(key, params, self.encode(params, x, condition))
         return self.mean(params, z, condition)
 
-    def _decode_prior(
-        self, key: PRNGKey, params: Params, num_samples: int, condition: Condition
-    ) -> Float[Array, " samples *event outputs"]:
-        z = jax.random.normal(key, (num_samples, self.latent_dim))
-        return self.decode(params, z, condition)
+    def _encode_features(
+        self,
+        params: Params,
+        features: Float[Array, " batch *event"],
+        condition: Condition,
+        dropout_key: PRNGKey | None,
+    ) -> Any:
+        outputs = self.encoder.apply(
+            params["encoder"],
+            features,
+            conditions.vectors(condition, self.num_classes),
+            train=dropout_key is not None,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+        return self.posterior.encoding(jnp.asarray(outputs))
+
+    def _sample_posterior(
+        self, key: PRNGKey, params: Params, encoding: Any
+    ) -> tuple[Latents, Float[Array, " batch"]]:
+        own = params.get("posterior", {})
+        return self.posterior.sample_and_log_prob(key, own, encoding)
+
+    def _prior_params(self, params: Params) -> Params:
+        own = params.get("prior", {})
+        if self.prior.reads_encoder:
+            return self._encode_features(params, jnp.asarray(own), None, None)
+        return own
 
 
 def mlp(
@@ -233,6 +271,8 @@ def mlp(
     kernel_init: str = "lecun_normal",
     dropout: float = 0.0,
     missing: bool = False,
+    posterior: posteriors.Posterior | None = None,
+    prior: priors.Prior | None = None,
 ) -> VAE:
     """A VAE of two multilayer perceptrons, the decoder mirroring the encoder.
 
@@ -247,10 +287,14 @@ def mlp(
         kernel_init: Name of the initialiser.
         dropout: Probability of dropping a hidden unit while training.
         missing: x comes as ``Masked``.
+        posterior: Family of q(z | x); a normal with independent coordinates if None.
+        prior: Family of p(z); N(0, I) if None.
 
     Returns:
         The model.
     """
+    posterior = posterior or posteriors.diagonal(latent_dim)
+    prior = prior or priors.standard_normal(latent_dim)
     family = likelihoods.likelihood(likelihood, levels=levels, missing=missing)
     output_shape = (*event_shape, family.num_outputs)
     shared = {
@@ -258,7 +302,7 @@ def mlp(
         "kernel_init": kernel_init,
         "dropout": dropout,
     }
-    encoder = networks.MLP(hidden, 2 * latent_dim, kernel_init, **shared)
+    encoder = networks.MLP(hidden, posterior.num_outputs, kernel_init, **shared)
     decoder = networks.MLP(
         hidden[::-1],
         math.prod(output_shape),
@@ -270,7 +314,8 @@ def mlp(
         networks.MLPEncoder(encoder),
         networks.MLPDecoder(decoder, output_shape),
         family,
-        latent_dim,
+        posterior,
+        prior,
         num_classes,
     )
 
@@ -287,6 +332,8 @@ def conv(
     activation: str = "relu",
     dropout: float = 0.0,
     missing: bool = False,
+    posterior: posteriors.Posterior | None = None,
+    prior: priors.Prior | None = None,
 ) -> VAE:
     """A VAE for images: two strided convolutions, then dense layers; mirrored back.
 
@@ -301,22 +348,27 @@ def conv(
         activation: Name of the activation.
         dropout: Probability of dropping a dense unit while training.
         missing: x comes as ``Masked``.
+        posterior: Family of q(z | x); a normal with independent coordinates if None.
+        prior: Family of p(z); N(0, I) if None.
 
     Returns:
         The model.
     """
+    posterior = posterior or posteriors.diagonal(latent_dim)
+    prior = prior or priors.standard_normal(latent_dim)
     networks.require_image(event_shape)
     family = likelihoods.likelihood(likelihood, levels=levels, missing=missing)
     height, width, image_channels = event_shape
     smallest = (height // 4) * (width // 4) * 2 * channels
     shared = {"activation": activation, "dropout": dropout}
-    head = networks.MLP(hidden, 2 * latent_dim, "lecun_normal", **shared)
+    head = networks.MLP(hidden, posterior.num_outputs, "lecun_normal", **shared)
     stem = networks.MLP(hidden[::-1], smallest, "lecun_normal", **shared)
     output_shape = (height, width, image_channels, family.num_outputs)
     return VAE(
         networks.ConvEncoder(channels, head, activation),
         networks.ConvDecoder(channels, stem, output_shape, activation),
         family,
-        latent_dim,
+        posterior,
+        prior,
         num_classes,
     )

@@ -4,6 +4,7 @@ An objective is a function (key, params, batch) -> ((loss, terms), gradients). T
 here differentiate the negative bound; another gradient estimator is another function.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,12 +43,24 @@ def weighted_mean(
     return jnp.sum(weight * values) / jnp.sum(weight)
 
 
-def negative_elbo(model: GenerativeModel, *, num_samples: int = 1) -> ValueAndGrad:
+def negative_elbo(
+    model: GenerativeModel,
+    *,
+    num_samples: int = 1,
+    kl_weight: Scalar | None = None,
+    free_nats: float = 0.0,
+) -> ValueAndGrad:
     """Minus the mean ELBO, its reconstruction averaged over ``num_samples`` draws.
+
+    With a weight of the divergences below 1 (warm-up; Sonderby et al. 2016) or free
+    nats (Kingma et al. 2016, eq. 15) the loss is no bound; the terms are the ELBO's.
 
     Args:
         model: Any model.
         num_samples: Draws of the latents for each example.
+        kl_weight: Weight of the divergences; None for 1.
+        free_nats: What each layer's divergence, its mean over the batch, is taken to be
+            at least: below it has no gradient. 0 for none.
 
     Returns:
         The objective.
@@ -59,9 +72,42 @@ def negative_elbo(model: GenerativeModel, *, num_samples: int = 1) -> ValueAndGr
 
         draws = jax.vmap(draw)(jax.random.split(key, num_samples))
         terms = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), draws)
-        return -weighted_mean(terms.elbo, batch.weight), terms
+        if kl_weight is None and not free_nats:
+            return -weighted_mean(terms.elbo, batch.weight), terms
+        reconstruction = weighted_mean(terms.reconstruction, batch.weight)
+        divergence = _divergence(terms, batch.weight, free_nats)
+        weight = 1.0 if kl_weight is None else kl_weight
+        return weight * divergence - reconstruction, terms
 
     return _differentiate(loss)
+
+
+def kl_warmup(step: Array, num_steps: int) -> Scalar:
+    """Weight of the divergences in a step of training: from 1 / num_steps to 1.
+
+    >>> import jax.numpy as jnp
+    >>> float(kl_warmup(jnp.asarray(4), 10))
+    0.5
+
+    Args:
+        step: Steps taken before.
+        num_steps: Steps of the warm-up.
+
+    Returns:
+        The weight.
+    """
+    return jnp.minimum(1.0, (step + 1.0) / num_steps)
+
+
+def _divergence(
+    terms: ElboTerms, weight: Float[Array, " batch"], free_nats: float
+) -> Scalar:
+    """Sum of the layers' mean divergences, each at least ``free_nats`` if not 0."""
+    layers = [terms.prior_matching[:, None], terms.denoising_matching]
+    by_layer = jax.vmap(lambda values: weighted_mean(values, weight), in_axes=1)(
+        jnp.concatenate(layers, axis=-1)
+    )
+    return jnp.sum(jnp.maximum(by_layer, free_nats) if free_nats else by_layer)
 
 
 def negative_bound(
@@ -88,20 +134,59 @@ def negative_bound(
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
         key_terms, key_weights = jax.random.split(key)
         x, condition = batch.x, batch.condition
+        count = len(batch.weight)
+
+        def log_joint(params: Params, z: Any) -> Array:
+            x, condition = _repeat((batch.x, batch.condition), _rows(z) // count)
+            return model.log_joint(params, x, z, condition)
+
+        def log_posterior(params: Params, z: Any) -> Array:
+            encoding = model.encode(params, x, condition)
+            return model.log_posterior(params, _repeat(encoding, _rows(z) // count), z)
+
         system = gradients.System(
             lambda key, params: model.propose(
                 key, params, model.encode(params, x, condition)
             ),
-            lambda params, z: model.log_joint(params, x, z, condition),
-            lambda params, z: model.log_posterior(
-                params, model.encode(params, x, condition), z
-            ),
+            log_joint,
+            log_posterior,
+            functools.partial(_as_one_batch, count=count),
         )
         bound = estimator(key_weights, params, system, num_samples=num_samples)
         terms = model.elbo_terms(key_terms, jax.lax.stop_gradient(params), x, condition)
         return -weighted_mean(bound, batch.weight), terms
 
     return _differentiate(loss)
+
+
+def _as_one_batch(
+    function: Callable[[Any], Any], *, count: int
+) -> Callable[[Any], Any]:
+    """Over draws of a batch as over one batch of all of them.
+
+    The gradient of a matrix product with two batch axes takes XLA's CPU backend twice
+    as long as with one.
+    """
+
+    def over_draws(z: Any) -> Any:
+        merged = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), z)
+        return function(merged).reshape(-1, count)
+
+    return over_draws
+
+
+def _rows(z: Any) -> int:
+    return len(jax.tree.leaves(z)[0])
+
+
+def _repeat(tree: Any, times: int) -> Any:
+    """A batch so many times, one after the other."""
+    return jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf[None], (times, *leaf.shape)).reshape(
+            -1, *leaf.shape[1:]
+        ),
+        tree,
+    )
 
 
 def weighted_error(model: Diffusion, *, weighting: str) -> ValueAndGrad:

@@ -19,12 +19,19 @@ class TrainState(NamedTuple):
         params: Parameters.
         ema_params: Their exponential moving average, or None.
         opt_state: Optimiser state.
+        num_skipped: Steps skipped in a row, up to this one.
     """
 
     step: Int[Array, ""]
     params: Params
     ema_params: Params | None
     opt_state: Any
+    num_skipped: Int[Array, ""]
+
+
+MAX_SKIPPED = 10
+"""Steps with large gradients that are skipped in a row: one that comes back every time
+is no accident, and skipping for ever would end the training."""
 
 
 class StepMetrics(NamedTuple):
@@ -37,7 +44,8 @@ class StepMetrics(NamedTuple):
         prior_matching: KL of the top latent.
         denoising_matching: Sum of the other divergences.
         grad_norm: Global norm of the gradients.
-        skipped: 1 if the gradients were not finite and nothing changed, else 0.
+        skipped: 1 if the gradients were not finite, or too large, and nothing changed;
+            else 0.
     """
 
     loss: Float[Array, ""]
@@ -65,8 +73,9 @@ def init_state(
     # Weak types would turn strong in the first step: a second compilation.
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), params)
     ema_params = jax.tree.map(jnp.copy, params) if ema_decay else None
+    zero = jnp.zeros((), jnp.int32)
     return TrainState(
-        jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params)
+        zero, params, ema_params, optimizer.init(params), jnp.zeros_like(zero)
     )
 
 
@@ -78,6 +87,7 @@ def train_step(
     value_and_grad: ValueAndGrad,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
+    skip_norm: float = 0.0,
 ) -> tuple[TrainState, StepMetrics]:
     """Take one step.
 
@@ -89,24 +99,29 @@ def train_step(
         optimizer: Optimiser.
         ema_decay: Decay of the parameters' average; early on the average is shorter,
             min(decay, (1 + n) / (10 + n)) at step n.
+        skip_norm: Gradient norm above which a step is not taken (Child 2021), but for
+            one after ``MAX_SKIPPED`` that were not; 0 for none.
 
     Returns:
-        State after, and the step's metrics. Where the gradients are not finite only
-        ``state.step`` changes.
+        State after, and the step's metrics. Where the gradients are not finite, or too
+        large, only the counters change.
     """
     (loss, terms), grads = value_and_grad(key, state.params, batch)
     grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(grad_norm)
+    taken = jnp.isfinite(grad_norm)
+    if skip_norm:
+        taken &= (grad_norm <= skip_norm) | (state.num_skipped >= MAX_SKIPPED)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema_params = state.ema_params
     if ema_params is not None:
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
-    new = TrainState(state.step, params, ema_params, opt_state)
+    zero = jnp.zeros_like(state.num_skipped)
+    new = TrainState(state.step, params, ema_params, opt_state, zero)
     # A select fuses into the update, where a conditional would copy the state.
     new = jax.tree.map(
-        lambda after, before: jnp.where(finite, after, before), new, state
+        lambda after, before: jnp.where(taken, after, before), new, state
     )
     denoising = jnp.sum(terms.denoising_matching, axis=-1)
 
@@ -120,6 +135,10 @@ def train_step(
         mean(terms.prior_matching),
         mean(denoising),
         grad_norm,
-        1.0 - finite.astype(jnp.float32),
+        1.0 - taken.astype(jnp.float32),
     )
-    return new._replace(step=state.step + 1), metrics
+    new = new._replace(
+        step=state.step + 1,
+        num_skipped=jnp.where(taken, zero, state.num_skipped + 1),
+    )
+    return new, metrics
