@@ -14,6 +14,7 @@ _AT_LEAST_ONE = (
     "model.latent-dim",
     "model.channels",
     "model.num-blocks",
+    "model.num-mixtures",
     "latent.num-components",
     "latent.num-layers",
     "diffusion.num-steps",
@@ -72,6 +73,14 @@ _CHECKS: tuple[Check, ...] = (
         lambda v: len(v) > 0 and all(size >= 1 for size in v),
         "one size of at least 1 for each layer",
     ),
+    *(
+        (
+            name,
+            lambda v: len(v) > 0 and all(size >= 1 for size in v),
+            "one number of at least 1 for each resolution",
+        )
+        for name in ("latent.sides", "latent.layers")
+    ),
     ("latent.num-categories", lambda v: v >= 2, "at least 2"),
     ("flow.num-bins", lambda v: 2 <= v <= 500, "from 2 to 500"),
     ("diffusion.eta", lambda v: 0 <= v <= 1, "from 0 to 1"),
@@ -91,7 +100,7 @@ _FAMILIES = {
 }
 _ARCHITECTURES = {
     "vae": ("mlp", "conv"),
-    "hvae": ("markov",),
+    "hvae": ("markov", "ladder"),
     "diffusion": ("mlp", "vdm-unet", "ddpm-unet"),
     "flow": (
         "realnvp",
@@ -234,6 +243,11 @@ _ANY: tuple[Combination, ...] = (
 _AUTOREGRESSIVE: tuple[Combination, ...] = (
     _COMPLETE,
     (
+        lambda c: c.model.likelihood != "discretized_logistic_mixture",
+        "model.likelihood 'discretized_logistic_mixture' is for VAEs: it is of pixels, "
+        "not of single numbers; use discretized_logistic",
+    ),
+    (
         lambda c: c.data.observation != "grey-bernoulli",
         "data.observation must be levels, binary or density for model.family "
         "'autoregressive': it would read grey values where it must read bits",
@@ -353,6 +367,26 @@ _HVAE: tuple[Combination, ...] = (
         "latent.prior 'flow' needs a last size of latent.dims of at least 2",
     ),
     *_VAE[-1:],
+    (
+        lambda c: len(c.latent.sides) == len(c.latent.layers),
+        "latent.sides and latent.layers must be as many: one of each a resolution",
+    ),
+    (
+        lambda c: c.model.architecture != "ladder" or len(c.model.hidden) == 1,
+        "model.hidden must be one width for model.architecture 'ladder'; give 32, say",
+    ),
+    (
+        lambda c: (
+            c.model.architecture != "ladder"
+            or (c.latent.prior == "standard" and c.latent.posterior == "diagonal")
+        ),
+        "latent.prior must be standard and latent.posterior diagonal for "
+        "model.architecture 'ladder': each layer learns its own",
+    ),
+    (
+        lambda c: c.model.architecture != "ladder" or c.data.missing == "none",
+        "data.missing must be 'none' for model.architecture 'ladder'; use markov",
+    ),
     (
         lambda c: c.model.architecture != "markov" or not c.objective.free_nats,
         "objective.free-nats must be 0 for model.architecture 'markov': its layers' "

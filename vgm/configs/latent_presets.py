@@ -14,6 +14,19 @@ from vgm.configs.schema import (
 _STATIC = DataConfig(name="binarized_mnist", observation="binary")
 """The binarisation of Larochelle & Murray (2011), with its own validation split."""
 
+# VDVAE's (Child 2021, table 5), but for the norm at which a step is skipped: its own is
+# of a mean over the numbers of an image.
+_LADDER_OPTIMIZER = OptimizerConfig(
+    learning_rate=1e-3,
+    schedule="cosine",
+    warmup_steps=100,
+    b2=0.9,
+    weight_decay=0.01,
+    clip_norm=200.0,
+    skip_norm=2000.0,
+    ema_decay=0.999,
+)
+
 LATENT_PRESETS: dict[str, tuple[str, Config]] = {
     "hvae-digits": (
         "Markov hierarchical VAE of the embedded digits: two layers, bottom-up.",
@@ -63,6 +76,46 @@ LATENT_PRESETS: dict[str, tuple[str, Config]] = {
             evaluation=EvaluationConfig(
                 num_importance_samples=5000, chunk_size=10, batch_size=100
             ),
+        ),
+    ),
+    "ladder-mnist": (
+        "Ladder of 12 layers at three resolutions on static binarised MNIST.",
+        Config(
+            preset="ladder-mnist",
+            data=_STATIC,
+            model=ModelConfig(
+                family="hvae",
+                architecture="ladder",
+                hidden=(16,),
+                channels=64,
+                latent_dim=16,
+                num_blocks=2,
+                dropout=0.1,
+            ),
+            objective=ObjectiveConfig(kl_warmup_steps=2000, free_nats=0.5),
+            optimizer=_LADDER_OPTIMIZER,
+            train=TrainConfig(num_steps=200 * 500, batch_size=100, eval_every=500),
+            evaluation=EvaluationConfig(num_elbo_samples=1, chunk_size=1),
+        ),
+    ),
+    "ladder-cifar10": (
+        "Ladder of 24 layers of CIFAR-10, a mixture of logistics for each pixel.",
+        Config(
+            preset="ladder-cifar10",
+            data=DataConfig(name="cifar10", observation="levels", num_validation=0),
+            model=ModelConfig(
+                family="hvae",
+                architecture="ladder",
+                likelihood="discretized_logistic_mixture",
+                hidden=(64,),
+                channels=256,
+                latent_dim=16,
+                num_blocks=4,
+            ),
+            latent=LatentConfig(sides=(1, 4, 8, 16, 32), layers=(2, 4, 6, 6, 6)),
+            optimizer=_LADDER_OPTIMIZER,
+            train=TrainConfig(num_steps=1_000_000, batch_size=64, eval_every=5000),
+            evaluation=EvaluationConfig(evidence=False, num_elbo_samples=1),
         ),
     ),
 }

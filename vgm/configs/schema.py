@@ -62,17 +62,22 @@ class ModelConfig:
         "discretized_logistic_mixture",
         "normal",
     ] = "bernoulli"
-    """Family of p(x | z) of a VAE, or of each number of an autoregressive model."""
+    """Family of p(x | z) of a VAE, or of each number of an autoregressive model; the
+    mixture, whose channels are coupled, is for VAEs."""
+    num_mixtures: int = 10
+    """Components of discretized_logistic_mixture."""
     latent_dim: int = 20
     """Size of z of a VAE, or number of categorical latents; channels of each layer of a
     ladder. The sizes of a Markov hierarchy are latent.dims."""
     hidden: tuple[int, ...] = (400,)
     """Widths of the encoder's hidden layers, mirrored by the decoder; of a diffusion's
-    mlp, one a residual block, all alike; of a flow's or made's masked networks."""
+    mlp, one a residual block, all alike; of a flow's or made's masked networks; of a
+    ladder one, the channels within its bottlenecks."""
     channels: int = 32
-    """Channels of the outermost convolution."""
+    """Channels of the outermost convolution; of a ladder's state."""
     num_blocks: int = 2
-    """Residual blocks of a U-Net on the way down; for ddpm-unet at each resolution."""
+    """Residual blocks of a U-Net on the way down, for ddpm-unet at each resolution; of
+    a ladder at each resolution on the way up."""
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     """Of the channels of ddpm-unet, one a resolution."""
     attention: tuple[int, ...] = (1,)
@@ -114,6 +119,11 @@ class LatentConfig:
     of a Markov hierarchy."""
     dims: tuple[int, ...] = (32, 16)
     """Sizes of z_1 .. z_T of a Markov hierarchy; T is as many as are given."""
+    sides: tuple[int, ...] = (1, 7, 14)
+    """Pixels along a side of a ladder's resolutions, the top's first; each divides the
+    next, the last one the image's."""
+    layers: tuple[int, ...] = (2, 6, 4)
+    """Latent layers of a ladder at each resolution, the top's first."""
 
 
 @dataclass(frozen=True)

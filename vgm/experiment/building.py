@@ -73,6 +73,22 @@ def _build_vae(config: configs.Config, form: DataForm) -> GenerativeModel:
 
 def _build_hvae(config: configs.Config, form: DataForm) -> GenerativeModel:
     spec, dims = config.model, config.latent.dims
+    if spec.architecture == "ladder":
+        return models.hierarchical_vae.ladder(
+            event_shape=form.event_shape,
+            sides=config.latent.sides,
+            layers=config.latent.layers,
+            channels=spec.channels,
+            hidden=spec.hidden[0],
+            latent_dim=spec.latent_dim,
+            num_blocks=spec.num_blocks,
+            likelihood=spec.likelihood,
+            levels=form.levels,
+            num_mixtures=spec.num_mixtures,
+            num_classes=_num_classes(config, form),
+            activation=spec.activation,
+            dropout=spec.dropout,
+        )
     shared = _vae_settings(config, form, dims[0], dims[-1])
     return models.hierarchical_vae.markov(
         models.vae.mlp(kernel_init=spec.kernel_init, **shared),
@@ -93,6 +109,7 @@ def _vae_settings(
         "hidden": spec.hidden,
         "likelihood": spec.likelihood,
         "levels": form.levels,
+        "num_mixtures": spec.num_mixtures,
         "num_classes": _num_classes(config, form),
         "activation": spec.activation,
         "dropout": spec.dropout,

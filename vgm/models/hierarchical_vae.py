@@ -1,5 +1,19 @@
 """Hierarchical VAEs: latents z_1 .. z_T under one another."""
 
+import itertools
+
+from vgm.errors import UserError
+from vgm.models import likelihoods
+from vgm.models.ladder import Ladder
+from vgm.models.ladder_networks import (
+    Bottleneck,
+    Entrance,
+    Head,
+    LadderLayer,
+    Residual,
+    Stem,
+)
+from vgm.models.ladder_passes import Resolution
 from vgm.models.markov import MarkovVAE
 from vgm.models.steps import step_networks
 from vgm.models.vae import VAE
@@ -28,3 +42,82 @@ def markov(
     """
     stacks = step_networks(latent_dims, hidden, activation, kernel_init)
     return MarkovVAE(base, stacks)
+
+
+def ladder(
+    *,
+    event_shape: tuple[int, ...],
+    sides: tuple[int, ...],
+    layers: tuple[int, ...],
+    channels: int,
+    hidden: int,
+    latent_dim: int,
+    num_blocks: int,
+    likelihood: str,
+    levels: int = 2,
+    num_mixtures: int = 10,
+    num_classes: int = 0,
+    activation: str = "relu",
+    dropout: float = 0.0,
+) -> Ladder:
+    """A ladder of residual convolutions over several resolutions.
+
+    Args:
+        event_shape: (height, width, channels), a square.
+        sides: Pixels along a side of each resolution, the top's first; each divides
+            the next, the last one the image's.
+        layers: Latent layers at each resolution.
+        channels: Channels of the state.
+        hidden: Channels within the bottlenecks.
+        latent_dim: Channels of each z.
+        num_blocks: Residual blocks at each resolution on the way up.
+        likelihood: Name of the family of p(x | z).
+        levels: Number of integer levels of x.
+        num_mixtures: Components of a mixture likelihood.
+        num_classes: Number of classes of an integer condition; 0 without.
+        activation: Name of the activation.
+        dropout: Probability of dropping a hidden unit while training.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: If the image cannot be divided like that.
+    """
+    _require_divisible(event_shape, sides)
+    height, width, colours = event_shape
+    family = likelihoods.likelihood(
+        likelihood, levels=levels, channels=colours, num_mixtures=num_mixtures
+    )
+    depth, up = sum(layers), len(sides) * num_blocks
+    resolutions = tuple(
+        Resolution(
+            side,
+            Entrance(side, channels),
+            LadderLayer(channels, latent_dim, hidden, depth, activation, dropout),
+            count,
+            Residual(Bottleneck(hidden, channels, up, activation, dropout)),
+            num_blocks,
+        )
+        for side, count in zip(sides, layers, strict=True)
+    )
+    return Ladder(
+        Stem(sides[-1], channels),
+        resolutions,
+        Head((height, width, colours, family.num_outputs), activation),
+        family,
+        latent_dim,
+        num_classes,
+    )
+
+
+def _require_divisible(event_shape: tuple[int, ...], sides: tuple[int, ...]) -> None:
+    square = len(event_shape) == 3 and event_shape[0] == event_shape[1]
+    every = (*sides, event_shape[0] if square else 0)
+    pairs = itertools.pairwise(every)
+    if not square or any(larger % smaller for smaller, larger in pairs):
+        raise UserError(
+            "model.architecture 'ladder' needs square images (side, side, channels) "
+            f"and latent.sides of which each divides the next and the last the "
+            f"image's; got {event_shape} and {sides}"
+        )

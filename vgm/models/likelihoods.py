@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vgm.densities import bernoulli, categorical, discretized_logistic, normal
+from vgm.densities import (
+    bernoulli,
+    categorical,
+    discretized_logistic,
+    discretized_logistic_mixture,
+    normal,
+)
 from vgm.errors import UserError
 from vgm.types import Masked, PRNGKey, Scalar
 
@@ -43,13 +49,23 @@ class Likelihood(NamedTuple):
     initial_bias: Callable[..., Outputs]
 
 
-def likelihood(name: str, *, levels: int = 2, missing: bool = False) -> Likelihood:
+def likelihood(
+    name: str,
+    *,
+    levels: int = 2,
+    missing: bool = False,
+    channels: int = 1,
+    num_mixtures: int = 10,
+) -> Likelihood:
     """The family called ``name``.
 
     Args:
-        name: bernoulli, categorical, discretized_logistic or normal.
+        name: bernoulli, categorical, discretized_logistic,
+            discretized_logistic_mixture or normal.
         levels: Number of integer levels; used by the families over integers.
         missing: Observations come as ``Masked``.
+        channels: Numbers of a pixel, which a mixture couples.
+        num_mixtures: Components of a mixture.
 
     Returns:
         The family's functions.
@@ -61,6 +77,9 @@ def likelihood(name: str, *, levels: int = 2, missing: bool = False) -> Likeliho
         "bernoulli": lambda: _BERNOULLI,
         "categorical": lambda: _categorical(levels),
         "discretized_logistic": lambda: _discretized_logistic(levels),
+        "discretized_logistic_mixture": lambda: _discretized_logistic_mixture(
+            levels, channels, num_mixtures
+        ),
         "normal": lambda: _NORMAL,
     }
     if name not in families:
@@ -214,6 +233,84 @@ def _discretized_logistic(levels: int) -> Likelihood:
         ),
         sample=lambda key, outputs: discretized_logistic.sample(
             key, outputs[..., 0], outputs[..., 1], levels=levels
+        ),
+        mean=mean,
+        initial_bias=initial_bias,
+    )
+
+
+@functools.cache
+def _discretized_logistic_mixture(
+    levels: int, channels: int, num_mixtures: int
+) -> Likelihood:
+    """A mixture for each pixel with coupled channels (Salimans et al. 2017).
+
+    The numbers of a pixel's mixture are spread over its channels; a few at the end may
+    not be used.
+    """
+    pairs = channels * (channels - 1) // 2
+    sizes = (1, channels, channels, pairs)
+    num_outputs = -(-num_mixtures * sum(sizes) // channels)
+    ends = [num_mixtures * sum(sizes[: count + 1]) for count in range(4)]
+
+    def parameters(outputs: Outputs) -> discretized_logistic_mixture.Parameters:
+        pixels = outputs.shape[:-2]
+        flat = outputs.reshape(*pixels, channels * num_outputs)
+        logits, mean, log_scale, raw, _ = jnp.split(flat, ends, axis=-1)
+        shape = (*pixels, num_mixtures)
+        return discretized_logistic_mixture.Parameters(
+            logits,
+            mean.reshape(*shape, channels),
+            log_scale.reshape(*shape, channels),
+            jnp.tanh(raw).reshape(*shape, pairs),
+        )
+
+    def initial_bias(
+        x: Int[Array, " batch *event"], observed: Observed = None
+    ) -> Outputs:
+        # Components side by side over the pixel's spread; a constant one a bin wide.
+        y = scale_levels(x, levels=levels)
+        mean = _mean(y, observed)[..., None, :]
+        std = jnp.maximum(_std(y, observed), 1.0 / (levels - 1))[..., None, :]
+        places = jnp.linspace(-1.5, 1.5, num_mixtures)[:, None]
+        aligned = places.reshape((1,) * (mean.ndim - 2) + places.shape)
+        means = mean + std * aligned
+        parts = (
+            jnp.zeros(means.shape[:-1]),
+            means,
+            jnp.broadcast_to(jnp.log(std / 2.0), means.shape),
+            jnp.zeros((*means.shape[:-1], pairs)),
+        )
+        pixels = x.shape[1:-1]
+        flat = jnp.concatenate([part.reshape(*pixels, -1) for part in parts], axis=-1)
+        unused = channels * num_outputs - flat.shape[-1]
+        flat = jnp.pad(flat, [(0, 0)] * len(pixels) + [(0, unused)])
+        return flat.reshape(*pixels, channels, num_outputs)
+
+    def mean(outputs: Outputs) -> Event:
+        # Of the locations, each channel's shifted by those before it: E[x] but for the
+        # mass at the ends and for scales.
+        logits, location, _, coupling = parameters(outputs)
+        rows, columns = jnp.tril_indices(channels, -1)
+        shifted = [location[..., 0]]
+        for channel in range(1, channels):
+            shift = location[..., channel]
+            for number, (row, column) in enumerate(zip(rows, columns, strict=True)):
+                if int(row) == channel:
+                    shift = shift + coupling[..., number] * shifted[int(column)]
+            shifted.append(shift)
+        weights = jax.nn.softmax(logits, axis=-1)[..., None]
+        unit = jnp.sum(weights * jnp.clip(jnp.stack(shifted, -1), -1.0, 1.0), axis=-2)
+        return (unit + 1.0) * ((levels - 1) / 2.0)
+
+    return Likelihood(
+        num_outputs=num_outputs,
+        features=functools.partial(scale_levels, levels=levels),
+        log_prob=lambda x, outputs: discretized_logistic_mixture.log_prob(
+            x, parameters(outputs), levels=levels
+        ),
+        sample=lambda key, outputs: discretized_logistic_mixture.sample(
+            key, parameters(outputs), levels=levels
         ),
         mean=mean,
         initial_bias=initial_bias,

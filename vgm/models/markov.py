@@ -20,6 +20,7 @@ from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
 from vgm.divergences import kl_standard_normal
 from vgm.models import steps as between
+from vgm.models.networks import init_alike
 from vgm.models.steps import StepNetworks
 from vgm.models.vae import VAE
 from vgm.types import Condition, Params, PRNGKey
@@ -45,17 +46,16 @@ class MarkovVAE:
 
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
         """Parameters; the output bias fits each coordinate of x alone."""
-        key_base, key_steps = jax.random.split(key)
+        key_base, *keys = jax.random.split(key, 1 + len(self.stacks))
         steps = []
-        for number, stack in enumerate(self.stacks):
-            below, above = stack.latent_dims
-            keys = jax.random.split(
-                jax.random.fold_in(key_steps, number), (2, stack.num_steps)
-            )
+        for stack, key_stack in zip(self.stacks, keys, strict=True):
+            key_up, key_down = jax.random.split(key_stack)
+            below, above = (jnp.zeros((1, size)) for size in stack.latent_dims)
+            count = stack.num_steps
             steps.append(
                 {
-                    "encoder": between.init_alike(keys[0], stack.encoder, below),
-                    "decoder": between.init_alike(keys[1], stack.decoder, above),
+                    "encoder": init_alike(key_up, count, stack.encoder, below),
+                    "decoder": init_alike(key_down, count, stack.decoder, above),
                 }
             )
         return {"base": self.base.init(key_base, x, condition), "steps": tuple(steps)}

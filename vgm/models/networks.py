@@ -7,6 +7,7 @@ vector an example, or None.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.errors import UserError
+from vgm.types import Params, PRNGKey
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -174,6 +176,23 @@ class ConvDecoder(nn.Module):
             kernel_init=INITIALIZERS["zeros"],
         )
         return last(x).reshape(len(z), *self.output_shape)
+
+
+def init_alike(key: PRNGKey, count: int, module: Any, *args: Any, **kw: Any) -> Params:
+    """Parameters of several modules alike, on a first axis.
+
+    Args:
+        key: Random key, used once.
+        count: How many.
+        module: Module.
+        *args: What it reads.
+        **kw: How.
+
+    Returns:
+        Parameters.
+    """
+    keys = jax.random.split(key, count)
+    return jax.vmap(lambda key: module.init(key, *args, **kw))(keys)
 
 
 def require_image(event_shape: tuple[int, ...]) -> None:

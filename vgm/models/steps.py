@@ -63,20 +63,6 @@ def step_networks(
     )
 
 
-def init_alike(keys: PRNGKey, network: MLP, size: int) -> Params:
-    """Parameters of several networks alike, on a first axis.
-
-    Args:
-        keys: Random keys, one a network.
-        network: Network.
-        size: Numbers that it reads.
-
-    Returns:
-        Parameters.
-    """
-    return jax.vmap(lambda key: network.init(key, jnp.zeros((1, size))))(keys)
-
-
 def normal_given(network: MLP, params: Params, rows: Rows) -> tuple[Rows, Rows]:
     """What a network says of the next layer.
 

@@ -266,6 +266,7 @@ def mlp(
     hidden: tuple[int, ...],
     likelihood: str,
     levels: int = 2,
+    num_mixtures: int = 10,
     num_classes: int = 0,
     activation: str = "relu",
     kernel_init: str = "lecun_normal",
@@ -282,6 +283,7 @@ def mlp(
         hidden: Widths of the encoder's hidden layers.
         likelihood: Name of the family of p(x | z).
         levels: Number of integer levels of x.
+        num_mixtures: Components of a mixture likelihood.
         num_classes: Number of classes of an integer condition; 0 without.
         activation: Name of the activation.
         kernel_init: Name of the initialiser.
@@ -295,7 +297,13 @@ def mlp(
     """
     posterior = posterior or posteriors.diagonal(latent_dim)
     prior = prior or priors.standard_normal(latent_dim)
-    family = likelihoods.likelihood(likelihood, levels=levels, missing=missing)
+    family = likelihoods.likelihood(
+        likelihood,
+        levels=levels,
+        missing=missing,
+        channels=event_shape[-1],
+        num_mixtures=num_mixtures,
+    )
     output_shape = (*event_shape, family.num_outputs)
     shared = {
         "activation": activation,
@@ -328,6 +336,7 @@ def conv(
     channels: int,
     likelihood: str,
     levels: int = 2,
+    num_mixtures: int = 10,
     num_classes: int = 0,
     activation: str = "relu",
     dropout: float = 0.0,
@@ -344,6 +353,7 @@ def conv(
         channels: Channels of the outermost convolution.
         likelihood: Name of the family of p(x | z).
         levels: Number of integer levels of x.
+        num_mixtures: Components of a mixture likelihood.
         num_classes: Number of classes of an integer condition; 0 without.
         activation: Name of the activation.
         dropout: Probability of dropping a dense unit while training.
@@ -357,7 +367,13 @@ def conv(
     posterior = posterior or posteriors.diagonal(latent_dim)
     prior = prior or priors.standard_normal(latent_dim)
     networks.require_image(event_shape)
-    family = likelihoods.likelihood(likelihood, levels=levels, missing=missing)
+    family = likelihoods.likelihood(
+        likelihood,
+        levels=levels,
+        missing=missing,
+        channels=event_shape[-1],
+        num_mixtures=num_mixtures,
+    )
     height, width, image_channels = event_shape
     smallest = (height // 4) * (width // 4) * 2 * channels
     shared = {"activation": activation, "dropout": dropout}

@@ -1,0 +1,218 @@
+"""The layers of one resolution of a ladder, on the way up and on the way down."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgm.bounds import hierarchical
+from vgm.densities import normal
+from vgm.divergences import kl_normal
+from vgm.models.ladder_networks import Entrance, LadderLayer, Maps, Residual
+from vgm.types import Params, PRNGKey
+
+Values = Float[Array, " batch"]
+Latents = tuple[Array, ...]
+"""One array a resolution, the top's first: batch, layers from the top, z."""
+
+
+class Resolution(NamedTuple):
+    """One resolution of a ladder.
+
+    Attributes:
+        side: Pixels along a side.
+        entrance: The state from the resolution above.
+        layer: Its latent layers, alike.
+        num_layers: How many.
+        block: Its residual blocks on the way up, alike.
+        num_blocks: How many.
+    """
+
+    side: int
+    entrance: Entrance
+    layer: LadderLayer
+    num_layers: int
+    block: Residual
+    num_blocks: int
+
+
+Densities = tuple[tuple[Maps, Maps] | None, tuple[Maps, Maps]]
+"""Mean and log standard deviation of q, where x is known, and of p."""
+Choose = Callable[[PRNGKey, Densities, Any], Maps]
+"""(key, densities, what is known of z) to z."""
+
+
+def from_posterior(key: PRNGKey, densities: Densities, known: Any) -> Maps:
+    """A draw from q.
+
+    Args:
+        key: Random key, used once.
+        densities: Densities of the layer.
+        known: Not used.
+
+    Returns:
+        The draw, reparameterised.
+    """
+    posterior, _ = densities
+    assert posterior is not None
+    return normal.sample(key, *posterior)
+
+
+def from_prior(key: PRNGKey, densities: Densities, known: Any) -> Maps:
+    """A draw from p.
+
+    Args:
+        key: Random key, used once.
+        densities: Densities of the layer.
+        known: Not used.
+
+    Returns:
+        The draw, reparameterised.
+    """
+    return normal.sample(key, *densities[1])
+
+
+def as_known(key: PRNGKey, densities: Densities, known: Any) -> Maps:
+    """What is known.
+
+    Args:
+        key: Not used.
+        densities: Not used.
+        known: The layer's z.
+
+    Returns:
+        The same.
+    """
+    return known
+
+
+def _log_prob(z: Maps, density: tuple[Maps, Maps] | None) -> Values:
+    if density is None:
+        return jnp.zeros(len(z))
+    return jax.vmap(normal.log_prob)(z, *density)
+
+
+def stepping(level: Resolution, features: Maps | None, choose: Choose) -> Any:
+    """One layer of a way down whose latents are chosen.
+
+    Args:
+        level: Its resolution.
+        features: What is known of x, or None.
+        choose: How z is chosen.
+
+    Returns:
+        A step of ``hierarchical.fold``: it carries the state and the sums of log q and
+        log p, and gives z.
+    """
+    layer = level.layer
+
+    def step(carry: tuple[Maps, Array], inputs: Any) -> tuple[Any, Maps]:
+        state, total = carry
+        key, own, known = inputs
+        mean, log_std, residual = _apply(layer, own, "prior", state)
+        prior, posterior = (mean, log_std), None
+        if features is not None:
+            posterior = _apply(layer, own, "posterior", state, features, *prior)
+        z = choose(key, (posterior, prior), known)
+        total = total + jnp.stack([_log_prob(z, posterior), _log_prob(z, prior)])
+        return (_apply(layer, own, "merge", state, residual, z), total), z
+
+    return step
+
+
+def inferring(level: Resolution, features: Maps, *, train: bool) -> Any:
+    """One layer of the bound.
+
+    Args:
+        level: Its resolution.
+        features: What is known of x.
+        train: Whether under dropout.
+
+    Returns:
+        What ``hierarchical.Level`` asks of it, with a key for dropout and the layer's
+        parameters as its parameters.
+    """
+    layer = level.layer
+
+    def infer(inputs: Any, state: Maps) -> hierarchical.Inference:
+        key, own = inputs
+        keys = jax.random.split(key, 3) if train else (None, None, None)
+        mean, log_std, residual = _apply(layer, own, "prior", state, key=keys[0])
+        posterior = _apply(
+            layer, own, "posterior", state, features, mean, log_std, key=keys[1]
+        )
+        return hierarchical.Inference(
+            lambda key: normal.sample(key, posterior[0], posterior[1]),
+            jax.vmap(kl_normal)(posterior[0], posterior[1], mean, log_std),
+            lambda z: _apply(layer, own, "merge", state, residual, z, key=keys[2]),
+        )
+
+    return infer
+
+
+def entering(
+    level: Resolution, params: Params, context: Array | None
+) -> Callable[[Maps], Maps]:
+    """What a resolution makes of the state above it.
+
+    Args:
+        level: Resolution.
+        params: Parameters of its entrance.
+        context: What x is conditioned on, or None.
+
+    Returns:
+        The map of states.
+    """
+    return lambda state: jnp.asarray(level.entrance.apply(params, state, context))
+
+
+def shrink(maps: Maps, side: int) -> Maps:
+    """The mean of each patch.
+
+    Args:
+        maps: Feature maps.
+        side: Patches along a side.
+
+    Returns:
+        Smaller feature maps.
+    """
+    batch, height, _, channels = maps.shape
+    patch = height // side
+    patches = maps.reshape(batch, side, patch, side, patch, channels)
+    return jnp.mean(patches, axis=(2, 4))
+
+
+def climb(level: Resolution, params: Params, maps: Maps, keys: PRNGKey | None) -> Maps:
+    """Up through the residual blocks of a resolution.
+
+    Args:
+        level: Resolution.
+        params: Parameters of its blocks.
+        maps: Feature maps.
+        keys: Keys for dropout, one a block, or None.
+
+    Returns:
+        Feature maps of the same shape.
+    """
+
+    def block(maps: Maps, inputs: Any) -> tuple[Maps, None]:
+        own, key = inputs
+        rngs = None if key is None else {"dropout": key}
+        outputs = level.block.apply(own, maps, train=key is not None, rngs=rngs)
+        return jnp.asarray(outputs), None
+
+    return hierarchical.fold(block, maps, (params, keys))[0]
+
+
+def _apply(
+    layer: LadderLayer,
+    params: Params,
+    method: str,
+    *args: Any,
+    key: PRNGKey | None = None,
+) -> Any:
+    """A method of a layer; with a key, under dropout."""
+    rngs = None if key is None else {"dropout": key}
+    return layer.apply(params, *args, train=key is not None, method=method, rngs=rngs)
