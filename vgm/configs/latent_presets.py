@@ -27,6 +27,24 @@ _LADDER_OPTIMIZER = OptimizerConfig(
     ema_decay=0.999,
 )
 
+
+def _static(
+    preset: str, latent: LatentConfig, objective: ObjectiveConfig | None = None
+) -> Config:
+    return Config(
+        preset=preset,
+        data=_STATIC,
+        model=ModelConfig(latent_dim=40, hidden=(300, 300)),
+        latent=latent,
+        objective=objective or ObjectiveConfig(kl_warmup_steps=5000),
+        optimizer=OptimizerConfig(schedule="cosine", warmup_steps=500, ema_decay=0.999),
+        train=TrainConfig(
+            num_steps=40 * 500, batch_size=100, eval_every=500, patience=10
+        ),
+        evaluation=EvaluationConfig(num_importance_samples=500),
+    )
+
+
 LATENT_PRESETS: dict[str, tuple[str, Config]] = {
     "hvae-digits": (
         "Markov hierarchical VAE of the embedded digits: two layers, bottom-up.",
@@ -116,6 +134,26 @@ LATENT_PRESETS: dict[str, tuple[str, Config]] = {
             optimizer=_LADDER_OPTIMIZER,
             train=TrainConfig(num_steps=1_000_000, batch_size=64, eval_every=5000),
             evaluation=EvaluationConfig(evidence=False, num_elbo_samples=1),
+        ),
+    ),
+    "vae-iaf-mnist": (
+        "VAE whose posterior an inverse autoregressive flow reshapes.",
+        _static("vae-iaf-mnist", LatentConfig(posterior="iaf", hidden=(320,))),
+    ),
+    "vae-vamp-mnist": (
+        "VAE under a VampPrior: the mixture of its posteriors of learned inputs.",
+        _static("vae-vamp-mnist", LatentConfig(prior="vamp")),
+    ),
+    "vae-static-mnist": (
+        "The VAE that vae-iaf-mnist and vae-vamp-mnist are compared with.",
+        _static("vae-static-mnist", LatentConfig()),
+    ),
+    "vae-categorical-mnist": (
+        "VAE of categorical latents, by straight-through gradients or VIMCO.",
+        _static(
+            "vae-categorical-mnist",
+            LatentConfig(posterior="categorical"),
+            objective=ObjectiveConfig(gradient="straight-through"),
         ),
     ),
 }

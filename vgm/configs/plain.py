@@ -31,9 +31,14 @@ def to_dict(config: Config) -> dict[str, Any]:
     """
     plain = dataclasses.asdict(config)
     del plain["run_dir"], plain["resume"]
-    path = plain["data"]["path"]
-    plain["data"]["path"] = None if path is None else str(path)
+    for section, name in _PATHS:
+        path = plain[section][name]
+        plain[section][name] = None if path is None else str(path)
     return plain
+
+
+_PATHS = (("data", "path"), ("train", "init_from"))
+"""Fields that are paths."""
 
 
 def from_dict(plain: dict[str, Any]) -> Config:
@@ -72,14 +77,14 @@ def from_dict(plain: dict[str, Any]) -> Config:
 
 
 def _build(kind: type, values: dict[str, Any]) -> Any:
-    """A section, its lists as tuples and its path as one."""
+    """A section, its lists as tuples and its paths as paths."""
     typed: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
     }
-    path = typed.get("path")
-    if path is not None:
-        typed["path"] = Path(path)
+    for _, name in _PATHS:
+        if typed.get(name) is not None:
+            typed[name] = Path(typed[name])
     return kind(**typed)
 
 
@@ -121,6 +126,6 @@ def changed_fields(before: Config, after: Config) -> list[str]:
 
 
 def _same_place(before: Any, after: Any, name: str) -> bool:
-    if name != "data.path" or before is None or after is None:
+    if name not in ("data.path", "train.init-from") or before is None or after is None:
         return False
     return Path(before).resolve() == Path(after).resolve()

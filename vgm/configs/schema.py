@@ -256,6 +256,8 @@ class TrainConfig:
     """Steps in one dispatch, then a row of metrics, validation and a checkpoint."""
     patience: int = 0
     """Evaluations without improvement on validation before stopping; 0 for never."""
+    init_from: Path | None = None
+    """Folder of a run of the same model whose parameters training starts from."""
 
 
 @dataclass(frozen=True)

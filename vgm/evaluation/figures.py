@@ -103,6 +103,27 @@ def save_steps(path: Path, matching: Sequence[float]) -> None:
     _save(figure, path)
 
 
+def save_layers(path: Path, terms: Sequence[float]) -> None:
+    """Plot the term of each layer of a hierarchy.
+
+    Args:
+        path: PNG file to write.
+        terms: Nats, one a layer, z_1 first; the last one is the top's.
+    """
+    figure = _figure(7.0, 3.2)
+    axis = figure.subplots()
+    names = [f"$z_{{{number}}}$" for number in range(1, len(terms) + 1)]
+    bars = axis.bar(names, terms, color="tab:purple", width=0.7)
+    if len(terms) <= 16:
+        axis.bar_label(bars, fmt="%.2f", fontsize=8)
+    axis.axhline(0.0, color="black", linewidth=0.8)
+    axis.margins(y=0.15)
+    axis.set_ylabel("nats")
+    axis.set_title(f"Terms by layer, {sum(terms):.2f} nats in all; the top is the last")
+    axis.grid(alpha=0.3, axis="y")
+    _save(figure, path)
+
+
 def save_densities(
     path: Path, panels: Sequence[tuple[str, np.ndarray]], axes: np.ndarray
 ) -> None:

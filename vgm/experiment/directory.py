@@ -6,7 +6,8 @@ events.out.*       the same for TensorBoard
 checkpoints/       Orbax, newest two
 params.npz         parameters of the finished run, for people without Orbax
 likelihoods.npz    log likelihoods of the test examples, one by one
-samples.png, reconstructions.png, curves.png, steps.png, report.html
+samples.png, reconstructions.png, curves.png, steps.png, layers.png,
+report.html
 result.json        final numbers with units
 """
 

@@ -134,7 +134,13 @@ def _start(
         manager, abstract, selected, warn=reporter.say
     )
     if restored is None:
-        state = sharding.replicate(init(key_init, train_data), mesh)
+        state = init(key_init, train_data)
+        source = experiment.config.train.init_from
+        if source is not None:
+            params = _params_of(source, abstract.params)
+            decay = experiment.config.optimizer.ema_decay
+            state = init_state(params, optimizer, ema_decay=decay)
+        state = sharding.replicate(state, mesh)
         return Fit(state, Best(None, None, 0, 0), [], 0.0)
     reporter.say(f"resuming {run_dir} at step {restored.step}")
     meta = restored.meta
@@ -145,6 +151,21 @@ def _start(
         directory.read_rows(run_dir / "metrics.csv", last_step=restored.step),
         meta["seconds"],
     )
+
+
+def _params_of(source: Path, abstract: Params) -> Params:
+    """Parameters of another run, which must be of the same model."""
+    _, params = directory.load(source)
+
+    def form(tree: Params) -> Any:
+        return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
+
+    if form(params) != form(abstract):
+        raise UserError(
+            f"train.init-from {source}: its parameters are another model's; give a run "
+            "of the same model and data"
+        )
+    return params
 
 
 def _record(run_dir: Path, manager: Any, events: Any, fit: Fit) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vgm import configs
 from vgm.evaluation import figures
 from vgm.experiment import setup
 from vgm.experiment.setup import Experiment
@@ -27,7 +28,7 @@ def draw_figures(
     run_dir: Path,
     params: Params,
     rows: list[dict[str, Any]],
-    by_step: list[float],
+    result: dict[str, Any],
 ) -> list[tuple[str, str, Path]]:
     """Write samples, reconstructions and curves.
 
@@ -36,7 +37,7 @@ def draw_figures(
         run_dir: Folder of the run.
         params: Parameters.
         rows: Rows of metrics.
-        by_step: Denoising terms of the test split, one a step where all were computed.
+        result: Content of ``result.json``, whose terms are drawn by step or layer.
 
     Returns:
         Headings, captions and files.
@@ -44,11 +45,7 @@ def draw_figures(
     curves = run_dir / "curves.png"
     figures.save_curves(curves, rows)
     drawn = [("Training", "The bound and its terms, in nats per example.", curves)]
-    if len(by_step) > 1:
-        steps = run_dir / "steps.png"
-        figures.save_steps(steps, by_step)
-        caption = "Mean divergence of each step on the test split."
-        drawn.append(("Denoising steps", caption, steps))
+    drawn += _by_step(experiment.config, run_dir, result)
     shape, model = experiment.form.event_shape, experiment.model
     in_plane = shape == (2,) and not experiment.config.model.conditional
     if isinstance(model, TargetFlow) or (
@@ -95,6 +92,28 @@ def draw_figures(
             1, ("Reconstructions", "Test examples and E[x | z], z ~ q(z | x).", path)
         )
     return drawn
+
+
+def _by_step(
+    config: configs.Config, run_dir: Path, result: dict[str, Any]
+) -> list[tuple[str, str, Path]]:
+    """Terms of each step of a diffusion, or of each layer of a hierarchy."""
+    terms = result["denoising_matching_by_step"]
+    if config.model.family == "hvae" and terms:
+        path = run_dir / "layers.png"
+        figures.save_layers(path, [*terms, result["prior_matching_nats"]])
+        caption = (
+            "Mean term of each layer on the test split, z_1 next to x first; a layer "
+            "at 0 has collapsed: its posterior is its prior."
+        )
+        return [("Layers", caption, path)]
+    # Drawn steps belong to no place on the axis.
+    if len(terms) < 2 or config.diffusion.num_times:
+        return []
+    path = run_dir / "steps.png"
+    figures.save_steps(path, terms)
+    caption = "Mean divergence of each step on the test split."
+    return [("Denoising steps", caption, path)]
 
 
 def _density(

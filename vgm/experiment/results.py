@@ -283,9 +283,7 @@ def report(
         "seed": config.seed,
         "versions": directory.versions(),
     }
-    # Drawn steps belong to no place on the axis.
-    by_step = [] if config.diffusion.num_times else result["denoising_matching_by_step"]
-    drawn = pictures.draw_figures(experiment, run_dir, best.params, rows, by_step)
+    drawn = pictures.draw_figures(experiment, run_dir, best.params, rows, result)
     page = evaluation.report.render(
         f"{config.preset}: {config.data.name}",
         summary=tables.summary(result),

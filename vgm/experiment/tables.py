@@ -53,6 +53,13 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         drawn = len(result["denoising_matching_by_step"])
         how = "all steps" if drawn == steps else f"{drawn} steps drawn at a time"
         table.append(("  denoising matching", f"{matching} nats", how))
+    elif result["denoising_matching_by_step"]:
+        matching = number(result["denoising_matching_nats"], 2)
+        by_layer = ", ".join(
+            number(nats, 2) for nats in result["denoising_matching_by_step"]
+        )
+        how = f"by layer below the top, z_1 first: {by_layer}"
+        table.append(("  denoising matching", f"{matching} nats", how))
     target = result.get("log_normalizer_nats")
     if k:
         ess = number(result["median_effective_samples"], 1)
