@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.bounds import hierarchical
 from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
 from vgm.divergences import kl_standard_normal
@@ -219,31 +220,40 @@ def consistency_terms(
         Terms in nats. The denoising terms are log q(z_s | before) - log p(z_s | z_t),
         s = 0 first: signed, and divergences only in their sum's expectation.
     """
-    key_start, key_steps = jax.random.split(key)
-    start = gaussian.marginal(x, chain.schedule.gamma(jnp.zeros((), x.dtype)))
-    z_0 = normal.sample(key_start, *start)
+    zero = jnp.zeros((), x.dtype)
 
-    def step(
-        carry: tuple[Event, Scalar], inputs: tuple[PRNGKey, Array]
-    ) -> tuple[tuple[Event, Scalar], tuple[Scalar, Scalar]]:
-        z_s, log_q = carry
-        key, index = inputs
+    def step(index: Array) -> hierarchical.Step:
         t, width = grid_time(index, num_steps, x.dtype)
         gamma_t = chain.schedule.gamma(t)
         increment = chain.schedule.increment(t, width)
-        forward = gaussian.transition(z_s, gamma_t, increment)
-        z_t = normal.sample(key, *forward)
-        x_hat = chain.parameterisation.to_x(z_t, chain.predict(z_t, gamma_t), gamma_t)
-        backward = gaussian.posterior(z_t, x_hat, gamma_t, increment)
-        ratio = log_q - normal.log_prob(z_s, *backward)
-        carry = z_t, normal.log_prob(z_t, *forward)
-        return carry, (ratio, kl_standard_normal(*forward))
 
-    keys = jax.random.split(key_steps, num_steps)
-    steps = jnp.arange(1, num_steps + 1)
-    first = z_0, normal.log_prob(z_0, *start)
-    _, (ratios, divergences) = jax.lax.scan(step, first, (keys, steps))
-    return ElboTerms(chain.log_likelihood(z_0), divergences[-1], ratios)
+        def forward(z_s: Event) -> tuple[Event, Event]:
+            return gaussian.transition(z_s, gamma_t, increment)
+
+        def backward(z_t: Event) -> tuple[Event, Event]:
+            prediction = chain.predict(z_t, gamma_t)
+            x_hat = chain.parameterisation.to_x(z_t, prediction, gamma_t)
+            return gaussian.posterior(z_t, x_hat, gamma_t, increment)
+
+        return hierarchical.Step(
+            hierarchical.diagonal(forward), hierarchical.diagonal(backward)
+        )
+
+    def prior_matching(below: Event, top: Event) -> Scalar:
+        one, width = grid_time(jnp.asarray(num_steps), num_steps, x.dtype)
+        increment = chain.schedule.increment(one, width)
+        last = gaussian.transition(below, chain.schedule.gamma(one), increment)
+        return kl_standard_normal(*last)
+
+    start = gaussian.marginal(x, chain.schedule.gamma(zero))
+    return hierarchical.markov_terms(
+        key,
+        x,
+        hierarchical.diagonal(lambda x: start),
+        [hierarchical.Stack(step, jnp.arange(1, num_steps + 1))],
+        log_likelihood=chain.log_likelihood,
+        prior_matching=prior_matching,
+    )
 
 
 def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scalar:

@@ -48,18 +48,8 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("  reconstruction", f"{number(result['reconstruction_nats'], 2)} nats", ""),
         ("  prior matching", f"{number(result['prior_matching_nats'], 2)} nats", ""),
     ]
-    if steps is not None:
-        matching = number(result["denoising_matching_nats"], 2)
-        drawn = len(result["denoising_matching_by_step"])
-        how = "all steps" if drawn == steps else f"{drawn} steps drawn at a time"
-        table.append(("  denoising matching", f"{matching} nats", how))
-    elif result["denoising_matching_by_step"]:
-        matching = number(result["denoising_matching_nats"], 2)
-        by_layer = ", ".join(
-            number(nats, 2) for nats in result["denoising_matching_by_step"]
-        )
-        how = f"by layer below the top, z_1 first: {by_layer}"
-        table.append(("  denoising matching", f"{matching} nats", how))
+    if result["denoising_matching_by_step"]:
+        table.append(_denoising_row(result, steps))
     target = result.get("log_normalizer_nats")
     if k:
         ess = number(result["median_effective_samples"], 1)
@@ -119,6 +109,20 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             )
         )
     return table
+
+
+def _denoising_row(result: dict[str, Any], steps: int | None) -> tuple[str, str, str]:
+    """The terms of a diffusion's steps, or of a hierarchy's layers below the top."""
+    terms = result["denoising_matching_by_step"]
+    if steps is None:
+        by_layer = ", ".join(number(nats, 2) for nats in terms)
+        how = f"by layer below the top, z_1 first: {by_layer}"
+    elif len(terms) == steps:
+        how = "all steps"
+    else:
+        how = f"{len(terms)} steps drawn at a time"
+    matching = number(result["denoising_matching_nats"], 2)
+    return "  denoising matching", f"{matching} nats", how
 
 
 def summary(result: dict[str, Any]) -> str:
