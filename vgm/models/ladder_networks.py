@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from vgm.models.convolutions import Conv
 from vgm.models.networks import ACTIVATIONS, INITIALIZERS, Vectors
 
-Maps = Float[Array, "batch height width _"]
+Maps = Float[Array, "batch _ _ _"]
 
 MAX_LOG_STD = 5.0
 """Log standard deviations stay within this bound, smoothly (Vahdat & Kautz 2020)."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from vgm.bounds import hierarchical
 from vgm.densities import normal
@@ -184,7 +184,9 @@ def shrink(maps: Maps, side: int) -> Maps:
     return jnp.mean(patches, axis=(2, 4))
 
 
-def climb(level: Resolution, params: Params, maps: Maps, keys: PRNGKey | None) -> Maps:
+def climb(
+    level: Resolution, params: Params, maps: Maps, keys: Key[Array, " blocks"] | None
+) -> Maps:
     """Up through the residual blocks of a resolution.
 
     Args:

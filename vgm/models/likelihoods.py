@@ -268,17 +268,18 @@ def _discretized_logistic_mixture(
     def initial_bias(
         x: Int[Array, " batch *event"], observed: Observed = None
     ) -> Outputs:
-        # Components side by side over the pixel's spread; a constant one a bin wide.
+        # Each as wide as the data (a constant number one bin), for channels may go their
+        # own ways; not all at one place, or they would stay alike.
         y = scale_levels(x, levels=levels)
         mean = _mean(y, observed)[..., None, :]
         std = jnp.maximum(_std(y, observed), 1.0 / (levels - 1))[..., None, :]
-        places = jnp.linspace(-1.5, 1.5, num_mixtures)[:, None]
+        places = jnp.linspace(-0.5, 0.5, num_mixtures)[:, None]
         aligned = places.reshape((1,) * (mean.ndim - 2) + places.shape)
         means = mean + std * aligned
         parts = (
             jnp.zeros(means.shape[:-1]),
             means,
-            jnp.broadcast_to(jnp.log(std / 2.0), means.shape),
+            jnp.broadcast_to(jnp.log(std * (jnp.sqrt(3.0) / jnp.pi)), means.shape),
             jnp.zeros((*means.shape[:-1], pairs)),
         )
         pixels = x.shape[1:-1]
