@@ -56,14 +56,15 @@ LATENT_PRESETS: dict[str, tuple[str, Config]] = {
                 architecture="markov",
                 likelihood="categorical",
                 hidden=(256,),
-                dropout=0.2,
+                dropout=0.4,
             ),
             latent=LatentConfig(dims=(16, 8), hidden=(64,)),
-            objective=ObjectiveConfig(kl_warmup_steps=500),
+            objective=ObjectiveConfig(kl_warmup_steps=200),
             optimizer=OptimizerConfig(
-                learning_rate=2e-3,
+                learning_rate=1e-3,
                 schedule="cosine",
                 warmup_steps=100,
+                clip_norm=50.0,
                 ema_decay=0.995,
             ),
             train=TrainConfig(

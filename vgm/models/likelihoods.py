@@ -268,8 +268,8 @@ def _discretized_logistic_mixture(
     def initial_bias(
         x: Int[Array, " batch *event"], observed: Observed = None
     ) -> Outputs:
-        # Each as wide as the data (a constant number one bin), for channels may go their
-        # own ways; not all at one place, or they would stay alike.
+        # Each as wide as the data (a constant number: a bin), for channels may differ;
+        # not all at one place, or they would stay alike.
         y = scale_levels(x, levels=levels)
         mean = _mean(y, observed)[..., None, :]
         std = jnp.maximum(_std(y, observed), 1.0 / (levels - 1))[..., None, :]

@@ -42,6 +42,9 @@ def step_networks(
 ) -> tuple[StepNetworks, ...]:
     """Networks between layers; steps in a row between equal sizes make one stack.
 
+    Every p(z_t | z_{t+1}) starts at N(0, I); the posteriors do not, or no layer would
+    say anything to the next.
+
     Args:
         latent_dims: Sizes of z_1 .. z_T.
         hidden: Widths of the encoders' hidden layers, mirrored by the decoders.
@@ -55,7 +58,7 @@ def step_networks(
     return tuple(
         StepNetworks(
             MLP(hidden, 2 * above, init, **shared),
-            MLP(hidden[::-1], 2 * below, init, **shared),
+            MLP(hidden[::-1], 2 * below, "zeros", **shared),
             (below, above),
             len(list(steps)),
         )
