@@ -28,7 +28,7 @@ def observe(key, x):
     return x
 
 
-def setup(key, *, ema_decay=0.9, batch_size=BATCH_SIZE):
+def setup(key, *, ema_decay=0.9, batch_size=BATCH_SIZE, skip_norm=0.0):
     bits = jax.random.bernoulli(key, 0.3, (NUM_EXAMPLES, 3)).astype(jnp.float32)
     x = jnp.tile(bits, 2)  # every bit twice: something for a latent to explain
     model = models.vae.mlp(
@@ -43,6 +43,7 @@ def setup(key, *, ema_decay=0.9, batch_size=BATCH_SIZE):
             value_and_grad=objective.negative_elbo(model),
             optimizer=optimizer,
             ema_decay=ema_decay,
+            skip_norm=skip_norm,
         ),
         observe=observe,
         batch_size=batch_size,
@@ -125,7 +126,32 @@ def test_a_step_without_finite_gradients_changes_only_the_count(key):
     after, metrics = run(key, state, broken, jnp.int32(3))
     assert int(metrics.skipped) == 3
     assert int(after.step) == 3
-    chex.assert_trees_all_equal(after._replace(step=before.step), before)
+    assert int(after.num_skipped) == 3
+    counted = after._replace(step=before.step, num_skipped=before.num_skipped)
+    chex.assert_trees_all_equal(counted, before)
+
+
+def test_large_gradients_are_skipped_ten_times_in_a_row_at_most(key):
+    """One that comes back every time is no accident: the eleventh step is taken."""
+    run, state, data = setup(key, skip_norm=1e-6)
+    before = jax.tree.map(np.asarray, state.params)
+    after, metrics = run(key, state, data, jnp.int32(10))
+    assert int(metrics.skipped) == 10
+    assert int(after.num_skipped) == 10
+    chex.assert_trees_all_equal(after.params, before)
+    before = jax.tree.map(np.asarray, after.params)
+    after, metrics = run(key, after, data, jnp.int32(11))
+    assert int(metrics.skipped) == 0
+    assert int(after.num_skipped) == 0
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(after.params, before)
+    # Where the norm is below, nothing is skipped and nothing else changes.
+    run, state, data = setup(key, skip_norm=1e6)
+    plain, same, _ = setup(key)
+    expected, _ = plain(key, same, data, jnp.int32(3))
+    found, metrics = run(key, state, data, jnp.int32(3))
+    assert int(metrics.skipped) == 0
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
 
 
 def test_metrics_leave_skipped_steps_out(key):

@@ -1,12 +1,15 @@
 """Networks, and where a network meets a bound."""
 
+from vgm.models import amortised as amortised
 from vgm.models import autoregressive as autoregressive
+from vgm.models import convolutions as convolutions
 from vgm.models import denoisers as denoisers
 from vgm.models import diffusion as diffusion
 from vgm.models import flow as flow
 from vgm.models import flows as flows
 from vgm.models import heads as heads
 from vgm.models import hierarchical_vae as hierarchical_vae
+from vgm.models import ladder as ladder
 from vgm.models import layers as layers
 from vgm.models import learned as learned
 from vgm.models import likelihoods as likelihoods

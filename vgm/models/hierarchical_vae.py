@@ -4,6 +4,7 @@ import itertools
 
 from vgm.errors import UserError
 from vgm.models import likelihoods
+from vgm.models.amortised import VAE
 from vgm.models.ladder import Ladder
 from vgm.models.ladder_networks import (
     Bottleneck,
@@ -16,7 +17,6 @@ from vgm.models.ladder_networks import (
 from vgm.models.ladder_passes import Resolution
 from vgm.models.markov import MarkovVAE
 from vgm.models.steps import step_networks
-from vgm.models.vae import VAE
 
 
 def markov(

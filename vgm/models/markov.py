@@ -20,9 +20,9 @@ from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
 from vgm.divergences import kl_standard_normal
 from vgm.models import steps as between
+from vgm.models.amortised import VAE
 from vgm.models.networks import init_alike
 from vgm.models.steps import StepNetworks
-from vgm.models.vae import VAE
 from vgm.types import Condition, Params, PRNGKey
 
 Rows = Float[Array, "batch latent"]

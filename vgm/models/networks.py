@@ -26,6 +26,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 INITIALIZERS = {
     "lecun_normal": nn.initializers.lecun_normal(),
     "glorot_uniform": nn.initializers.glorot_uniform(),
+    "small": nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal"),
     "zeros": nn.initializers.zeros,
 }
 

@@ -42,8 +42,8 @@ def step_networks(
 ) -> tuple[StepNetworks, ...]:
     """Networks between layers; steps in a row between equal sizes make one stack.
 
-    Every p(z_t | z_{t+1}) starts at N(0, I); the posteriors do not, or no layer would
-    say anything to the next.
+    Every p(z_t | z_{t+1}) starts at N(0, I), the posteriors near it: at it, no layer
+    would ever say anything to the next; far from it, scales would multiply.
 
     Args:
         latent_dims: Sizes of z_1 .. z_T.
@@ -57,13 +57,18 @@ def step_networks(
     shared: dict[str, Any] = {"activation": activation, "kernel_init": init}
     return tuple(
         StepNetworks(
-            MLP(hidden, 2 * above, init, **shared),
+            MLP(hidden, 2 * above, "small", **shared),
             MLP(hidden[::-1], 2 * below, "zeros", **shared),
             (below, above),
             len(list(steps)),
         )
         for (below, above), steps in itertools.groupby(itertools.pairwise(latent_dims))
     )
+
+
+MAX_LOG_STD = 7.0
+"""Beyond this a log standard deviation is cut: its exponential would overflow the next
+layer's. No trained model comes near it."""
 
 
 def normal_given(network: MLP, params: Params, rows: Rows) -> tuple[Rows, Rows]:
@@ -78,7 +83,7 @@ def normal_given(network: MLP, params: Params, rows: Rows) -> tuple[Rows, Rows]:
         Mean and log standard deviation.
     """
     mean, log_std = jnp.split(jnp.asarray(network.apply(params, rows)), 2, axis=-1)
-    return mean, log_std
+    return mean, jnp.clip(log_std, -MAX_LOG_STD, MAX_LOG_STD)
 
 
 def sum_log_prob(network: MLP, params: Params, z: Array, given: Array) -> Values:

@@ -1,0 +1,247 @@
+"""Hierarchies, priors and posteriors through the scripts: reports, collapse, input."""
+
+import json
+import math
+
+import evaluate
+import numpy as np
+import pytest
+import sample
+import train
+from bad_input import check_one_line
+
+import vgm
+from vgm import configs, experiment
+
+SHORT = ["--train.num-steps", "40", "--train.eval-every", "20"]
+FEW = ["--evaluation.num-importance-samples", "4", "--evaluation.chunk-size", "2"]
+SMALL = [*SHORT, *FEW, "--model.hidden", "8", "--latent.hidden", "8"]
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch, tmp_path):
+    """Scripts keep compiled programs in the user's cache: not those of tests."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def bits_archive(tmp_path, side=4):
+    """Images of bits, each row as the one above with a little noise."""
+    rng = np.random.default_rng(0)
+    first = rng.random((400, 1, side, 1)) < 0.5
+    x = np.repeat(first, side, axis=1) ^ (rng.random((400, side, side, 1)) < 0.05)
+    archive = tmp_path / "bits.npz"
+    np.savez(archive, x_train=x[:300].astype(np.uint8), x_test=x[300:], levels=2)
+    return ["--data.path", str(archive), "--data.num-validation", "50"]
+
+
+def trained(tmp_path, arguments, name="run"):
+    run_dir = tmp_path / name
+    assert train.main([*arguments, "--run-dir", str(run_dir)]) == 0
+    return run_dir, json.loads((run_dir / "result.json").read_text())
+
+
+def test_a_hierarchy_from_flags_to_a_report(tmp_path, capsys):
+    """Its terms by layer stand in the result, the table and a picture."""
+    arguments = ["hvae-digits", *SMALL, "--latent.dims", "4", "3", "2"]
+    run_dir, result = trained(tmp_path, arguments)
+    assert result["model"] == "hvae (markov)"
+    assert len(result["denoising_matching_by_step"]) == 2
+    total = sum(result["denoising_matching_by_step"])
+    np.testing.assert_allclose(total, result["denoising_matching_nats"], rtol=1e-5)
+    elbo = result["reconstruction_nats"] - result["prior_matching_nats"] - total
+    np.testing.assert_allclose(result["elbo_nats"], elbo, rtol=1e-5)
+    assert "by layer below the top, z_1 first" in capsys.readouterr().out
+    assert (run_dir / "layers.png").stat().st_size > 5000
+    assert "Layers" in (run_dir / "report.html").read_text()
+    assert evaluate.main([str(run_dir), "--surgery"]) == 0
+    assert sample.main([str(run_dir), "--output", str(tmp_path / "drawn")]) == 0
+    # Training goes on from its parameters, and only from a model's own.
+    further = [*arguments, "--train.init-from", str(run_dir)]
+    _, again = trained(tmp_path, further, "further")
+    assert again["validation_bound_nats"] > result["validation_bound_nats"]
+    capsys.readouterr()
+    other = ["hvae-digits", *SMALL, "--train.init-from", str(run_dir)]
+    assert train.main([*other, "--run-dir", str(tmp_path / "other")]) == 2
+    assert "its parameters are another model's" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hvae-iwae-mnist", "--objective.gradient", "dreg", "--latent.dims", "3", "2"],
+        ["vae-iaf-mnist"],
+        ["vae-iaf-mnist", "--latent.posterior", "spline"],
+        ["vae-vamp-mnist", "--latent.num-components", "5"],
+        ["vae-vamp-mnist", "--latent.prior", "autoregressive"],
+        ["vae-static-mnist", "--latent.posterior", "full", "--latent.prior", "flow"],
+        ["vae-categorical-mnist"],
+        [
+            "vae-categorical-mnist",
+            "--objective.name",
+            "iwae",
+            "--objective.gradient",
+            "vimco",
+        ],
+    ],
+    ids=lambda arguments: "-".join(word.strip("-") for word in arguments[:3]),
+)
+def test_presets_train_to_a_report(tmp_path, arguments):
+    preset, *flags = arguments
+    data = bits_archive(tmp_path)
+    samples = ["--objective.num-samples", "3", "--model.latent-dim", "3"]
+    run_dir, result = trained(
+        tmp_path, [preset, *data, *SMALL, *samples, *flags, "--train.batch-size", "50"]
+    )
+    assert math.isfinite(result["log_evidence_nats"])
+    assert result["elbo_nats"] > result["baseline_nats"] - 5
+    vgm.load(run_dir)
+
+
+LADDER = [
+    *SHORT,
+    *FEW,
+    *("--model.hidden", "4", "--model.channels", "8", "--model.latent-dim", "2"),
+    *("--model.num-blocks", "1", "--latent.sides", "1", "2", "--latent.layers"),
+    *("1", "2"),
+]
+
+
+@pytest.mark.slow
+def test_ladders_train_to_a_report(tmp_path):
+    data = bits_archive(tmp_path)
+    arguments = ["ladder-mnist", *data, *LADDER, "--train.batch-size", "50"]
+    _, result = trained(tmp_path, arguments)
+    assert len(result["denoising_matching_by_step"]) == 2
+    assert result["elbo_nats"] <= result["log_evidence_nats"] + 0.2
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 256, (60, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "colours.npz", x_train=x[:40], x_test=x[40:], levels=256)
+    data = ["--data.path", str(tmp_path / "colours.npz"), "--train.batch-size", "20"]
+    _, result = trained(tmp_path, ["ladder-cifar10", *data, *LADDER], "colours")
+    # Uniform bytes: no model of them is better than 8 bits, this one is near.
+    assert 7.9 < result["bits_per_dim"] < 9.5
+
+
+@pytest.mark.slow
+def test_collapse_is_seen_and_prevented(tmp_path):
+    """The top layer of a ladder says nothing, until some nats of it are free.
+
+    Each row is the first one with noise: the layers below can say all there is.
+    """
+    data = bits_archive(tmp_path)
+    arguments = [
+        *("ladder-mnist", *data, *LADDER, "--train.batch-size", "50"),
+        *("--train.num-steps", "400", "--train.eval-every", "100"),
+        *("--optimizer.learning-rate", "3e-3", "--model.dropout", "0"),
+        *("--objective.kl-warmup-steps", "0"),
+    ]
+    plain = ["--objective.free-nats", "0"]
+    _, collapsed = trained(tmp_path, [*arguments, *plain], "collapsed")
+    assert collapsed["prior_matching_nats"] < 0.05
+    free = ["--objective.free-nats", "1"]
+    run_dir, kept = trained(tmp_path, [*arguments, *free], "kept")
+    layers = [*kept["denoising_matching_by_step"], kept["prior_matching_nats"]]
+    assert min(layers) > 0.7
+    # The result is the true bound, not the objective.
+    elbo = kept["reconstruction_nats"] - sum(layers)
+    np.testing.assert_allclose(kept["elbo_nats"], elbo, rtol=1e-4)
+    warm = ["--objective.free-nats", "0", "--objective.kl-warmup-steps", "300"]
+    _, warmed = trained(tmp_path, [*arguments, *warm], "warmed")
+    assert warmed["prior_matching_nats"] > collapsed["prior_matching_nats"] + 0.2
+    assert (run_dir / "layers.png").exists()
+
+
+BAD_INPUT = {
+    "no layers": (
+        ["hvae-digits", "--latent.dims"],
+        r"latent\.dims must be one size of at least 1 for each layer; got \(\)",
+    ),
+    "no components": (
+        ["vae-digits", "--latent.prior", "vamp", "--latent.num-components", "0"],
+        r"latent\.num-components must be at least 1; got 0",
+    ),
+    "one category": (
+        ["vae-digits", "--latent.num-categories", "1"],
+        r"latent\.num-categories must be at least 2; got 1",
+    ),
+    "a cold softmax": (
+        ["vae-digits", "--latent.temperature", "0"],
+        r"latent\.temperature must be positive; got 0",
+    ),
+    "free nats below none": (
+        ["vae-digits", "--objective.free-nats", "-1"],
+        r"objective\.free-nats must be at least 0; got -1",
+    ),
+    "free nats of a diffusion": (
+        ["vdm-digits", "--objective.free-nats", "1"],
+        r"kl-warmup-steps and free-nats are for model\.family 'vae' and 'hvae'",
+    ),
+    "free nats of signed terms": (
+        ["hvae-digits", "--objective.free-nats", "1"],
+        r"free-nats must be 0 for model\.architecture 'markov': its layers' terms are",
+    ),
+    "warm-up of weights": (
+        [
+            *("vae-digits", "--model.dropout", "0", "--objective.name", "iwae"),
+            *("--objective.kl-warmup-steps", "10"),
+        ],
+        r"kl-warmup-steps and free-nats need objective\.name 'elbo'",
+    ),
+    "categories by the pathwise gradient": (
+        ["vae-digits", "--latent.posterior", "categorical"],
+        r"latent\.posterior 'categorical' needs .* categories are not reparameterised",
+    ),
+    "straight through a normal": (
+        ["vae-digits", "--objective.gradient", "straight-through"],
+        r"'straight-through' needs latent\.posterior 'categorical'; use pathwise",
+    ),
+    "a vamp of flows": (
+        ["vae-digits", "--latent.prior", "vamp", "--latent.posterior", "iaf"],
+        r"latent\.prior 'vamp' needs latent\.posterior 'diagonal'",
+    ),
+    "a vamp on top": (
+        ["hvae-digits", "--latent.prior", "vamp"],
+        r"latent\.prior 'vamp' needs model\.family 'vae'",
+    ),
+    "a flow in a hierarchy": (
+        ["hvae-digits", "--latent.posterior", "iaf"],
+        r"latent\.posterior must be diagonal or full for model\.family 'hvae'",
+    ),
+    "a prior of a flow": (
+        ["nsf-digits", "--latent.prior", "mixture"],
+        r"latent\.posterior and latent\.prior are for model\.family 'vae' and 'hvae'",
+    ),
+    "coupling one number": (
+        ["vae-digits", "--latent.posterior", "spline", "--model.latent-dim", "1"],
+        r"latent\.posterior 'spline' needs model\.latent-dim of at least 2; use iaf",
+    ),
+    "resolutions without layers": (
+        ["ladder-mnist", "--latent.layers", "2"],
+        r"latent\.sides and latent\.layers must be as many",
+    ),
+    "sides that do not divide": (
+        ["ladder-mnist", "--data.name", "digits", "--latent.sides", "1", "3", "6"],
+        r"needs square images .* got \(8, 8, 1\) and \(1, 3, 6\)",
+    ),
+    "a start that is not there": (
+        ["vae-digits", "--train.init-from", "nowhere"],
+        r"nowhere holds no run",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_gets_one_line(tmp_path, capsys, name):
+    if name == "a start that is not there":
+        assert train.main([*BAD_INPUT[name][0], "--run-dir", str(tmp_path / "x")]) == 2
+        assert "nowhere holds no run" in capsys.readouterr().err
+        return
+    check_one_line(tmp_path, capsys, *BAD_INPUT[name])
+
+
+@pytest.mark.parametrize("preset", ["hvae-iwae-mnist", "ladder-cifar10"])
+def test_presets_are_valid(preset):
+    config = configs.PRESETS[preset][1]
+    configs.validate(config)
+    assert experiment.setup.configs.from_dict(configs.to_dict(config)) == config

@@ -1,0 +1,258 @@
+"""The variational autoencoder (Kingma & Welling 2014; Rezende et al. 2014).
+
+    p(z),   p(x | z) = likelihood(decoder(z)),   q(z | x) = posterior(encoder(x)),
+
+    ELBO = E_q log p(x | z) - KL(q(z | x) || p(z)).                                  (1)
+
+Where p(z) is the standard prior of q's family, N(0, I) for a normal, the divergence is
+in closed form; elsewhere log q(z | x) - log p(z) at the draw stands for it. Conditional
+on c (Sohn et al. 2015) encoder and decoder read c too, and the prior stays.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgm.bounds import elbo
+from vgm.models import conditions, likelihoods, posteriors, priors
+from vgm.models.protocol import Latents
+from vgm.types import Condition, Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class VAE:
+    """A VAE as pure functions around two networks.
+
+    Attributes:
+        encoder: (features, condition, train) to the posterior's outputs.
+        decoder: (z as vectors, condition, train) to the likelihood's outputs.
+        likelihood: Family of p(x | z).
+        posterior: Family of q(z | x).
+        prior: Family of p(z).
+        num_classes: Number of classes of an integer condition; 0 without.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    likelihood: likelihoods.Likelihood
+    posterior: posteriors.Posterior
+    prior: priors.Prior
+    num_classes: int = 0
+
+    def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
+        """Parameters; the output bias fits each coordinate of x alone."""
+        keys = jax.random.split(key, 4)
+        one = jax.tree.map(lambda leaf: leaf[:1], (x, condition))
+        features = self.likelihood.features(one[0])
+        context = conditions.vectors(one[1], self.num_classes)
+        z = jnp.zeros((1, math.prod(self.posterior.latent_shape)))
+        params = {
+            "encoder": self.encoder.init(keys[0], features, context, train=False),
+            "decoder": self.decoder.init(keys[1], z, context, train=False),
+            "output_bias": self.likelihood.initial_bias(x),
+        }
+        outputs = self.encoder.apply(params["encoder"], features, context, train=False)
+        own = {
+            "posterior": self.posterior.init(keys[2], jnp.asarray(outputs)),
+            "prior": self.prior.init(keys[3], self.likelihood.features(x)),
+        }
+        with_own = {name: own[name] for name in own if jax.tree.leaves(own[name])}
+        return params | with_own
+
+    def encode(
+        self,
+        params: Params,
+        x: Any,
+        condition: Condition = None,
+        *,
+        dropout_key: PRNGKey | None = None,
+    ) -> Any:
+        """The parameters of q(z | x); with a key, under dropout."""
+        features = self.likelihood.features(x)
+        return self._encode_features(params, features, condition, dropout_key)
+
+    def propose(self, key: PRNGKey, params: Params, encoding: Any) -> Latents:
+        """Draw z ~ q(z | x), reparameterised."""
+        return self._sample_posterior(key, params, encoding)[0]
+
+    def decode(
+        self,
+        params: Params,
+        z: Latents,
+        condition: Condition = None,
+        *,
+        dropout_key: PRNGKey | None = None,
+    ) -> Float[Array, " batch *event outputs"]:
+        """The likelihood's outputs at z; with a key, under dropout."""
+        outputs = self.decoder.apply(
+            params["decoder"],
+            z.reshape(len(z), -1),
+            conditions.vectors(condition, self.num_classes),
+            train=dropout_key is not None,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+        return jnp.asarray(outputs) + params["output_bias"][None]
+
+    def log_likelihood(
+        self,
+        params: Params,
+        x: Any,
+        z: Latents,
+        condition: Condition = None,
+        *,
+        dropout_key: PRNGKey | None = None,
+    ) -> Float[Array, " batch"]:
+        """Log p(x | z)."""
+        outputs = self.decode(params, z, condition, dropout_key=dropout_key)
+        return jax.vmap(self.likelihood.log_prob)(x, outputs)
+
+    def log_prior(self, params: Params, z: Latents) -> Float[Array, " batch"]:
+        """Log p(z)."""
+        return self.prior.log_prob(self._prior_params(params), z)
+
+    def prior_matching(
+        self,
+        params: Params,
+        encoding: Any,
+        z: Latents,
+        log_q: Float[Array, " batch"],
+    ) -> Float[Array, " batch"]:
+        """KL(q(z | x) || p(z)), or without a closed form its log ratio at z."""
+        if self.prior.is_standard and self.posterior.kl_standard is not None:
+            return self.posterior.kl_standard(encoding)
+        return log_q - self.log_prior(params, z)
+
+    def log_joint(
+        self,
+        params: Params,
+        x: Any,
+        latents: Latents,
+        condition: Condition = None,
+    ) -> Float[Array, " batch"]:
+        """Log p(x, z) = log p(x | z) + log p(z)."""
+        log_likelihood = self.log_likelihood(params, x, latents, condition)
+        return log_likelihood + self.log_prior(params, latents)
+
+    def log_posterior(
+        self, params: Params, encoding: Any, latents: Latents
+    ) -> Float[Array, " batch"]:
+        """Log q(z | x)."""
+        own = params.get("posterior", {})
+        return self.posterior.log_prob(own, encoding, latents)
+
+    def elbo_terms(
+        self,
+        key: PRNGKey,
+        params: Params,
+        x: Any,
+        condition: Condition = None,
+        *,
+        train: bool = False,
+    ) -> elbo.ElboTerms:
+        """One draw of (1), with the divergence in closed form; dropout if ``train``."""
+        key_z, key_encoder, key_decoder = jax.random.split(key, 3)
+        encoding = self.encode(
+            params, x, condition, dropout_key=key_encoder if train else None
+        )
+        z, log_q = self._sample_posterior(key_z, params, encoding)
+        reconstruction = self.log_likelihood(
+            params, x, z, condition, dropout_key=key_decoder if train else None
+        )
+        prior_matching = self.prior_matching(params, encoding, z, log_q)
+        return elbo.single_latent_terms(reconstruction, prior_matching)
+
+    def log_weight_given(
+        self,
+        key: PRNGKey,
+        params: Params,
+        x: Any,
+        encoding: Any,
+        condition: Condition = None,
+    ) -> Float[Array, " batch"]:
+        """Log p(x, z) - log q(z | x) at one z ~ q(z | x), x encoded before."""
+        z, log_q = self._sample_posterior(key, params, encoding)
+        return self.log_joint(params, x, z, condition) - log_q
+
+    def log_weight(
+        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
+    ) -> Float[Array, " batch"]:
+        """Log p(x, z) - log q(z | x) at one z ~ q(z | x)."""
+        encoding = self.encode(params, x, condition)
+        return self.log_weight_given(key, params, x, encoding, condition)
+
+    def sample(
+        self,
+        key: PRNGKey,
+        params: Params,
+        num_samples: int,
+        condition: Condition = None,
+    ) -> Any:
+        """Draw z ~ p(z), then x ~ p(x | z)."""
+        key_z, key_x = jax.random.split(key)
+        z = self.sample_prior(key_z, params, num_samples)
+        keys = jax.random.split(key_x, num_samples)
+        outputs = self.decode(params, z, condition)
+        return jax.vmap(self.likelihood.sample)(keys, outputs)
+
+    def sample_mean(
+        self,
+        key: PRNGKey,
+        params: Params,
+        num_samples: int,
+        condition: Condition = None,
+    ) -> Float[Array, " samples *event"]:
+        """E[x | z] at the latents that ``sample`` draws from this key."""
+        key_z, _ = jax.random.split(key)
+        return self.mean(
+            params, self.sample_prior(key_z, params, num_samples), condition
+        )
+
+    def sample_prior(self, key: PRNGKey, params: Params, num_samples: int) -> Latents:
+        """Draw z ~ p(z)."""
+        return self.prior.sample(key, self._prior_params(params), num_samples)
+
+    def mean(
+        self, params: Params, latents: Latents, condition: Condition = None
+    ) -> Float[Array, " batch *event"]:
+        """E[x | z], on the scale of x."""
+        return jax.vmap(self.likelihood.mean)(self.decode(params, latents, condition))
+
+    def reconstruct(
+        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
+    ) -> Float[Array, " batch *event"]:
+        """E[x | z] at one z ~ q(z | x)."""
+        z = self.propose(key, params, self.encode(params, x, condition))
+        return self.mean(params, z, condition)
+
+    def _encode_features(
+        self,
+        params: Params,
+        features: Float[Array, " batch *event"],
+        condition: Condition,
+        dropout_key: PRNGKey | None,
+    ) -> Any:
+        outputs = self.encoder.apply(
+            params["encoder"],
+            features,
+            conditions.vectors(condition, self.num_classes),
+            train=dropout_key is not None,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+        return self.posterior.encoding(jnp.asarray(outputs))
+
+    def _sample_posterior(
+        self, key: PRNGKey, params: Params, encoding: Any
+    ) -> tuple[Latents, Float[Array, " batch"]]:
+        own = params.get("posterior", {})
+        return self.posterior.sample_and_log_prob(key, own, encoding)
+
+    def _prior_params(self, params: Params) -> Params:
+        own = params.get("prior", {})
+        if self.prior.reads_encoder:
+            return self._encode_features(params, jnp.asarray(own), None, None)
+        return own
