@@ -19,6 +19,7 @@
 
 # %%
 import dataclasses
+import functools
 import tempfile
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def log_prior(z):
 
 
 @jax.jit
-@jax.vmap
+@functools.partial(jax.vmap, in_axes=(0, None))
 def climb(key, up):
     """Terms of a bottom-up posterior on one path."""
     pairs = [
@@ -118,15 +119,8 @@ def climb(key, up):
 
 
 keys = jax.random.split(jax.random.key(0), 10_000)
-
-
-def many(tree):
-    """The same posterior for every path."""
-    return jax.tree.map(lambda leaf: jnp.stack([leaf] * len(keys)), tree)
-
-
 exact_up = linear_chain.bottom_up_posterior(chain)
-exact_terms = climb(keys, many(exact_up))
+exact_terms = climb(keys, exact_up)
 print(f"log p(x)                {evidence:.4f}")
 print(f"bound, mean of paths    {exact_terms.elbo.mean():.4f}")
 print(f"       farthest path    {jnp.abs(exact_terms.elbo - evidence).max():.1e} away")
@@ -155,7 +149,7 @@ def diagonal(layer):
 
 
 diagonal_up, lost_up = zip(*map(diagonal, exact_up), strict=True)
-diagonal_terms = climb(keys, many(diagonal_up))
+diagonal_terms = climb(keys, diagonal_up)
 error = diagonal_terms.elbo.std() / len(keys) ** 0.5
 gap = evidence - diagonal_terms.elbo.mean()
 print(f"gap of the diagonal posterior, from paths  {gap:.3f} ± {error:.3f}")
@@ -183,7 +177,7 @@ def kl_inside(key):
 
 
 ratio = exact_terms.denoising_matching[:, 0]
-inside = jax.vmap(kl_inside)(keys)
+inside = jax.jit(jax.vmap(kl_inside))(keys)
 wrong = exact_terms.elbo.mean() + ratio.mean() - inside.mean()
 print(f"log ratio at z_1 {ratio.mean():7.3f}, negative on {(ratio < 0).mean():.0%}")
 print(f"KL in its place  {inside.mean():7.3f}")
@@ -233,7 +227,7 @@ def infer(layers, above):
 
 
 @jax.jit
-@jax.vmap
+@functools.partial(jax.vmap, in_axes=(0, None))
 def descend(key, down):
     """Terms of a top-down posterior on one path; the state is the latent above."""
     levels = [
@@ -257,7 +251,7 @@ for name, posterior, lost in (
     ("exact", exact_down, 0.0),
     ("diagonal", diagonal_down, sum(lost_down)),
 ):
-    terms = descend(keys, many(posterior))
+    terms = descend(keys, posterior)
     error = terms.elbo.std() / len(keys) ** 0.5
     print(
         f"{name:9} bound {terms.elbo.mean():.3f} ± {error:.3f}, closed form "
@@ -400,7 +394,7 @@ ladder = dataclasses.replace(
     latent=dataclasses.replace(preset.latent, sides=(2, 4), layers=(2, 2)),
     objective=configs.schema.ObjectiveConfig(),
     optimizer=configs.schema.OptimizerConfig(learning_rate=5e-3),
-    train=dataclasses.replace(preset.train, num_steps=150, batch_size=64),
+    train=dataclasses.replace(preset.train, num_steps=150, batch_size=32),
 )
 free = dataclasses.replace(
     ladder, objective=dataclasses.replace(ladder.objective, free_nats=1.0)
@@ -449,7 +443,7 @@ plain = dataclasses.replace(
     preset,
     model=dataclasses.replace(preset.model, latent_dim=2, hidden=(128,), dropout=0.0),
     optimizer=configs.schema.OptimizerConfig(learning_rate=3e-3),
-    train=dataclasses.replace(preset.train, num_steps=400),
+    train=dataclasses.replace(preset.train, num_steps=200, batch_size=64),
 )
 changes = {
     "plain": {},

@@ -1,4 +1,4 @@
-"""Measure: scripts/benchmark.py loop, core, evidence or flows."""
+"""Measure: scripts/benchmark.py loop, core, evidence, flows or hierarchies."""
 
 import functools
 import os
@@ -27,11 +27,12 @@ from vgm.types import Batch
 class Arguments:
     """Time parts of the library against the least code that could do the same."""
 
-    what: Literal["loop", "core", "evidence", "flows"]
+    what: Literal["loop", "core", "evidence", "flows", "hierarchies"]
     """loop: the training loop against a bare lax.scan of the same step; core: log
     densities and divergences against numpyro's and torch's, where installed; evidence:
     K-sample evidences of MNIST's test images against a plain torch loop; flows: steps
-    of training against zuko's, nflows' and flowjax's, where installed; compiling."""
+    of training against zuko's, nflows' and flowjax's, where installed; compiling;
+    hierarchies: compiling 40 layers and 5."""
     data_path: Path | None = None
     """MNIST's original files; random images of the same size if not given."""
     repetitions: int = 9
@@ -69,6 +70,11 @@ def benchmark(arguments: list[str] | None) -> None:
         title = f"{flow_libraries.STEPS} training steps of a flow, or compilation, ms"
         groups = flow_libraries.sides()
         groups["compiling 32 couplings"] = flow_libraries.compilation()
+    elif args.what == "hierarchies":
+        from baselines import depths
+
+        title = f"compilation of {depths.DEEP} layers and of {depths.SHALLOW}, ms"
+        groups = depths.hierarchies()
     else:
         title = f"{CORE_SHAPE[0]} events of {CORE_SHAPE[1]} numbers, ms"
         groups = core_sides()

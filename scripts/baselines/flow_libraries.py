@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from baselines import depths
 
 from vgm.models import flows
 from vgm.models.flow import Flow
@@ -51,20 +52,8 @@ def sides() -> dict[str, dict[str, Run]]:
 
 def compilation() -> dict[str, Run]:
     """Compiling a gradient step of 32 and of 4 coupling layers, nothing cached."""
-
-    def compile_depth(num_layers: int) -> None:
-        model = spline_coupling(num_layers)
-        x = jnp.asarray(batches()[0])
-        params = jax.eval_shape(model.init, jax.random.key(0), x)
-        value_and_grad = objective.negative_elbo(model)
-        batch = Batch(x, None, jnp.ones(BATCH))
-        jax.jit(value_and_grad).lower(jax.random.key(0), params, batch).compile()
-
-    jax.config.update("jax_enable_compilation_cache", False)  # noqa: FBT003
-    return {
-        "vgm": functools.partial(compile_depth, 32),
-        "4 layers": functools.partial(compile_depth, 4),
-    }
+    x = jnp.asarray(batches()[0])
+    return depths.compilation(spline_coupling, x, deep=32, shallow=4)
 
 
 def spline_coupling(num_layers: int) -> Flow:
