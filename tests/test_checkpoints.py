@@ -12,7 +12,8 @@ from vgm.training.step import TrainState
 
 def make_state(value):
     params = {"a": jnp.full((3,), value), "b": {"c": jnp.full((2, 2), 2 * value)}}
-    return TrainState(jnp.asarray(int(value)), params, None, (params,))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(jnp.asarray(int(value)), params, None, (params,), zero)
 
 
 def save_some(directory, steps):

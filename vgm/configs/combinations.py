@@ -12,7 +12,7 @@ _WITH_INTERIOR = ("polynomial", "monotone")
 Combination = tuple[Callable[[Config], bool], str]
 _COMPLETE: Combination = (
     lambda c: c.data.missing == "none",
-    "data.missing must be 'none' but for model.family 'vae'",
+    "data.missing must be 'none' but for model.family 'vae' and a Markov 'hvae'",
 )
 _LEVELS_OR_REALS: Combination = (
     lambda c: c.data.observation in ("levels", "density"),
@@ -171,7 +171,10 @@ _HVAE: tuple[Combination, ...] = (
     ),
     *_VAE[-1:],
     (
-        lambda c: len(c.latent.sides) == len(c.latent.layers),
+        lambda c: (
+            c.model.architecture != "ladder"
+            or len(c.latent.sides) == len(c.latent.layers)
+        ),
         "latent.sides and latent.layers must be as many: one of each a resolution",
     ),
     (

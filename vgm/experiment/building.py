@@ -65,7 +65,8 @@ def build_model(config: configs.Config, form: DataForm) -> GenerativeModel:
 
 def _build_vae(config: configs.Config, form: DataForm) -> GenerativeModel:
     spec = config.model
-    shared = _vae_settings(config, form, spec.latent_dim, spec.latent_dim)
+    shared = _vae_settings(config, form, spec.latent_dim)
+    shared["prior"] = latents.prior(config, spec.latent_dim)
     if spec.architecture == "conv":
         return models.vae.conv(channels=spec.channels, **shared)
     return models.vae.mlp(kernel_init=spec.kernel_init, **shared)
@@ -89,18 +90,19 @@ def _build_hvae(config: configs.Config, form: DataForm) -> GenerativeModel:
             activation=spec.activation,
             dropout=spec.dropout,
         )
-    shared = _vae_settings(config, form, dims[0], dims[-1])
+    shared = _vae_settings(config, form, dims[0])
     return models.hierarchical_vae.markov(
         models.vae.mlp(kernel_init=spec.kernel_init, **shared),
         latent_dims=dims,
         hidden=config.latent.hidden,
+        prior=latents.prior(config, dims[-1]),
         activation=spec.activation,
         kernel_init=spec.kernel_init,
     )
 
 
 def _vae_settings(
-    config: configs.Config, form: DataForm, latent_dim: int, prior_dim: int
+    config: configs.Config, form: DataForm, latent_dim: int
 ) -> dict[str, Any]:
     spec = config.model
     return {
@@ -115,7 +117,6 @@ def _vae_settings(
         "dropout": spec.dropout,
         "missing": config.data.missing != "none",
         "posterior": latents.posterior(config, latent_dim),
-        "prior": latents.prior(config, prior_dim),
     }
 
 

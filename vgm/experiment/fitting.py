@@ -17,7 +17,7 @@ from vgm.experiment import building, directory, setup
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
 from vgm.training import checkpoints, loop, sharding
-from vgm.training.step import StepMetrics, TrainState, init_state
+from vgm.training.step import MAX_SKIPPED, StepMetrics, TrainState, init_state
 from vgm.types import Batch, Params, PRNGKey
 
 
@@ -93,7 +93,7 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
             state, metrics = run_steps(
                 keys.train, fit.state, train_data, jnp.int32(stop)
             )
-            _require_progress(metrics, stop - step, stop)
+            _require_progress(metrics, state, stop - step, stop)
             # Donation hands the state's buffers to the next dispatch: keep a copy.
             candidate = jax.tree.map(jnp.copy, state.ema_params or state.params)
             bound = validate(candidate)
@@ -114,6 +114,33 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
             f"({fit.best.bound:.2f} nats)"
         )
     return fit
+
+
+def require_source(experiment: Experiment) -> None:
+    """Check that the run that training starts from, if any, is of the same model.
+
+    Args:
+        experiment: Experiment.
+
+    Raises:
+        UserError: If there is no such run, or it is of another model or form of data.
+    """
+    source = experiment.config.train.init_from
+    if source is None:
+        return
+    config, form = directory.read_config(source)
+    own = experiment.config
+    same = (config.model, config.latent, config.diffusion, config.flow) == (
+        own.model,
+        own.latent,
+        own.diffusion,
+        own.flow,
+    )
+    if not same or form[:3] != experiment.form[:3]:
+        raise UserError(
+            f"train.init-from {source}: it is of another model or form of data; give a "
+            "run whose model, latent, diffusion and flow flags are the same"
+        )
 
 
 def _start(
@@ -137,7 +164,7 @@ def _start(
         state = init(key_init, train_data)
         source = experiment.config.train.init_from
         if source is not None:
-            params = _params_of(source, abstract.params)
+            _, params = directory.load(source)
             decay = experiment.config.optimizer.ema_decay
             state = init_state(params, optimizer, ema_decay=decay)
         state = sharding.replicate(state, mesh)
@@ -151,21 +178,6 @@ def _start(
         directory.read_rows(run_dir / "metrics.csv", last_step=restored.step),
         meta["seconds"],
     )
-
-
-def _params_of(source: Path, abstract: Params) -> Params:
-    """Parameters of another run, which must be of the same model."""
-    _, params = directory.load(source)
-
-    def form(tree: Params) -> Any:
-        return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
-
-    if form(params) != form(abstract):
-        raise UserError(
-            f"train.init-from {source}: its parameters are another model's; give a run "
-            "of the same model and data"
-        )
-    return params
 
 
 def _record(run_dir: Path, manager: Any, events: Any, fit: Fit) -> None:
@@ -244,8 +256,13 @@ def _exhausted(config: configs.Config, best: Best) -> bool:
     return 0 < config.train.patience <= best.stale
 
 
-def _require_progress(metrics: StepMetrics, num_steps: int, step: int) -> None:
-    if int(metrics.skipped) == num_steps:
+def _require_progress(
+    metrics: StepMetrics, state: TrainState, num_steps: int, step: int
+) -> None:
+    # Large gradients are skipped so many times in a row at most; what is skipped for
+    # longer is not finite.
+    in_a_row = int(state.num_skipped)
+    if int(metrics.skipped) == num_steps and in_a_row > MAX_SKIPPED:
         raise UserError(
             f"training diverged: no gradient was finite in the {num_steps} steps "
             f"before step {step}; lower --optimizer.learning-rate or set "
@@ -261,9 +278,12 @@ def _row(
     rate: float,
 ) -> dict[str, Any]:
     values = jax.device_get(metrics)._asdict()
-    # A weighted error is no bound: the ELBO it comes with is.
-    is_bound = config.objective.name != "weighted"
-    train_bound = -values["loss"] if is_bound else values["elbo"]
+    # Where the loss is no bound, a weighted error or a tempered one say, the ELBO it
+    # comes with is.
+    spec = config.objective
+    tempered = spec.name == "elbo" and (spec.kl_warmup_steps or spec.free_nats)
+    no_bound = spec.name == "weighted" or tempered
+    train_bound = values["elbo"] if no_bound else -values["loss"]
     row: dict[str, Any] = {"step": step, "train_bound": float(train_bound)}
     for name, value in values.items():
         row[f"train_{name}"] = float(value)

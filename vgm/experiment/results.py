@@ -185,7 +185,10 @@ def dissect(
         x = experiment.observe(key_observe, stored.x)
         terms = model.elbo_terms(key_terms, params, x, stored.condition)
         encoding = model.encode(params, x, stored.condition)
-        average = jnp.mean(terms.prior_matching)
+        # Of all layers together, as the information is.
+        average = jnp.mean(
+            terms.prior_matching + jnp.sum(terms.denoising_matching, axis=-1)
+        )
         return surgery.elbo_surgery(key_z, params, encoding, average, model=model)
 
     return jax.device_get(parts(params, jax.device_put(stored)))

@@ -95,9 +95,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             )
         )
     if result.get("active_units") is not None:
-        table.append(
-            ("active units", str(result["active_units"]), "Var E[z | x] > 0.01")
-        )
+        table.append(("active units", str(result["active_units"]), _active_of(result)))
     if "train_seconds" in result:
         steps, rate = result["train_steps"], result["steps_per_second"]
         table.append(
@@ -109,6 +107,11 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             )
         )
     return table
+
+
+def _active_of(result: dict[str, Any]) -> str:
+    below_top = result.get("num_steps") is None and result["denoising_matching_by_step"]
+    return f"Var E[{'z_1' if below_top else 'z'} | x] > 0.01"
 
 
 def _denoising_row(result: dict[str, Any], steps: int | None) -> tuple[str, str, str]:

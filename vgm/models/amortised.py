@@ -154,7 +154,7 @@ class VAE:
         *,
         train: bool = False,
     ) -> elbo.ElboTerms:
-        """One draw of (1), with the divergence in closed form; dropout if ``train``."""
+        """One draw of (1), with ``prior_matching``; under dropout if ``train``."""
         key_z, key_encoder, key_decoder = jax.random.split(key, 3)
         encoding = self.encode(
             params, x, condition, dropout_key=key_encoder if train else None

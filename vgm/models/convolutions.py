@@ -14,12 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Images = Float[Array, "batch height width _"]
-Kernel = Float[Array, "size size _ _"]
+Kernel = Float[Array, "_ _ _ _"]
 
 
 @jax.custom_vjp
 def convolve(x: Images, kernel: Kernel) -> Images:
-    """A convolution of stride 1 that keeps the size, its kernel's sides odd.
+    """A convolution of stride 1 that keeps the size, its kernel's sides equal and odd.
+
+    It has derivatives in reverse, once and again; forward ones (``jvp``) it has not.
 
     Args:
         x: Images, channels last.
@@ -27,7 +29,15 @@ def convolve(x: Images, kernel: Kernel) -> Images:
 
     Returns:
         Images.
+
+    Raises:
+        ValueError: If the sides of the kernel are even, or not equal.
     """
+    height, width = kernel.shape[:2]
+    if height != width or height % 2 == 0:
+        raise ValueError(
+            f"the sides of the kernel must be equal and odd; got {height} x {width}"
+        )
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -82,13 +92,13 @@ class Conv(nn.Module):
         features: Channels of the output.
         kernel_size: Its sides, equal and odd.
         kernel_init: Initialiser of the kernel.
-        dtype: What it is computed in.
+        dtype: What it is computed in; None for what x and the parameters are.
     """
 
     features: int
     kernel_size: tuple[int, int]
     kernel_init: Any = nn.initializers.lecun_normal()
-    dtype: Any = jnp.float32
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
@@ -96,5 +106,6 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = jnp.asarray(self.param("kernel", self.kernel_init, shape))
         bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,)))
-        x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        x, kernel, bias = (value.astype(dtype) for value in (x, kernel, bias))
         return convolve(x, kernel) + bias[None, None, None]

@@ -1,5 +1,6 @@
 """Hierarchical VAEs: latents z_1 .. z_T under one another."""
 
+import dataclasses
 import itertools
 
 from vgm.errors import UserError
@@ -16,6 +17,7 @@ from vgm.models.ladder_networks import (
 )
 from vgm.models.ladder_passes import Resolution
 from vgm.models.markov import MarkovVAE
+from vgm.models.priors import Prior, standard_normal
 from vgm.models.steps import step_networks
 
 
@@ -24,24 +26,36 @@ def markov(
     *,
     latent_dims: tuple[int, ...],
     hidden: tuple[int, ...],
+    prior: Prior | None = None,
     activation: str = "relu",
     kernel_init: str = "lecun_normal",
 ) -> MarkovVAE:
     """A Markov hierarchical VAE of multilayer perceptrons.
 
     Args:
-        base: A VAE of z_1, whose prior is that of z_T.
+        base: A VAE of z_1, whose prior is not used.
         latent_dims: Sizes of z_1 .. z_T.
         hidden: Widths of the hidden layers of the encoders between layers, mirrored by
             the decoders.
+        prior: Family of p(z_T); N(0, I) if None.
         activation: Name of the activation.
         kernel_init: Name of the initialiser.
 
     Returns:
         The model; with T = 1 the VAE itself, in other clothes.
+
+    Raises:
+        ValueError: If base or prior are of latents of other sizes.
     """
+    top = prior or standard_normal(latent_dims[-1])
+    found = base.posterior.latent_shape, top.latent_shape
+    if found != ((latent_dims[0],), (latent_dims[-1],)):
+        raise ValueError(
+            f"latent_dims {latent_dims} begin with the size of base's z and end with "
+            f"the prior's; theirs are {found[0]} and {found[1]}"
+        )
     stacks = step_networks(latent_dims, hidden, activation, kernel_init)
-    return MarkovVAE(base, stacks)
+    return MarkovVAE(dataclasses.replace(base, prior=top), stacks)
 
 
 def ladder(

@@ -16,7 +16,8 @@ from vgm.models.networks import ACTIVATIONS, INITIALIZERS, Vectors
 Maps = Float[Array, "batch _ _ _"]
 
 MAX_LOG_STD = 5.0
-"""Log standard deviations stay within this bound, smoothly (Vahdat & Kautz 2020)."""
+"""Log standard deviations of priors stay within this bound, smoothly (Vahdat & Kautz
+2020), and so does how far the posteriors' are from them."""
 
 
 def soft_bound(x: Maps) -> Maps:

@@ -273,7 +273,8 @@ def _discretized_logistic_mixture(
         y = scale_levels(x, levels=levels)
         mean = _mean(y, observed)[..., None, :]
         std = jnp.maximum(_std(y, observed), 1.0 / (levels - 1))[..., None, :]
-        places = jnp.linspace(-0.5, 0.5, num_mixtures)[:, None]
+        places = (jnp.arange(num_mixtures) + 0.5) / num_mixtures - 0.5
+        places = places[:, None]
         aligned = places.reshape((1,) * (mean.ndim - 2) + places.shape)
         means = mean + std * aligned
         parts = (
@@ -292,16 +293,16 @@ def _discretized_logistic_mixture(
         # Of the locations, each channel's shifted by those before it: E[x] but for the
         # mass at the ends and for scales.
         logits, location, _, coupling = parameters(outputs)
-        rows, columns = jnp.tril_indices(channels, -1)
-        shifted = [location[..., 0]]
-        for channel in range(1, channels):
+        shifted: list[Array] = []
+        for channel in range(channels):
+            # Row ``channel`` of the lower triangle, row by row.
+            first = channel * (channel - 1) // 2
             shift = location[..., channel]
-            for number, (row, column) in enumerate(zip(rows, columns, strict=True)):
-                if int(row) == channel:
-                    shift = shift + coupling[..., number] * shifted[int(column)]
-            shifted.append(shift)
+            for number, before in enumerate(shifted):
+                shift = shift + coupling[..., first + number] * before
+            shifted.append(jnp.clip(shift, -1.0, 1.0))
         weights = jax.nn.softmax(logits, axis=-1)[..., None]
-        unit = jnp.sum(weights * jnp.clip(jnp.stack(shifted, -1), -1.0, 1.0), axis=-2)
+        unit = jnp.sum(weights * jnp.stack(shifted, -1), axis=-2)
         return (unit + 1.0) * ((levels - 1) / 2.0)
 
     return Likelihood(

@@ -3,8 +3,9 @@
     q(z_1 .. z_T | x) = q(z_1 | x) prod q(z_{t+1} | z_t),
     p(x, z_1 .. z_T)  = p(z_T) prod p(z_t | z_{t+1}) p(x | z_1),
 
-all conditionals normal, diagonal, their parameters networks. Two layers of 100 and 50
-are the model of Burda et al. (2016, section 5.1).
+those between latents normal with independent coordinates, their parameters networks;
+what lies between x and z_1, and p(z_T), is a VAE's. Two layers of 100 and 50 are the
+model of Burda et al. (2016, section 5.1).
 """
 
 import dataclasses

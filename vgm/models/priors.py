@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from vgm.densities import mixture as mixtures
 from vgm.densities import normal
-from vgm.models.posteriors import Encoding
+from vgm.models.posteriors import Encoding, Posterior
 from vgm.types import Params, PRNGKey
 
 NUM_INIT = 1024
@@ -31,6 +31,7 @@ class Prior(NamedTuple):
             those without.
         log_prob: (parameters, z) to log p(z).
         sample: (key, parameters, number) to draws.
+        latent_shape: Shape of one example's z; None for any.
         is_standard: Whether it is the standard prior of its posterior's family.
         reads_encoder: Whether its parameters are data for the encoder, and its
             functions' are what the encoder makes of them.
@@ -39,6 +40,7 @@ class Prior(NamedTuple):
     init: Callable[[PRNGKey, Any], Params]
     log_prob: Callable[[Params, Any], Values]
     sample: Callable[[PRNGKey, Params, int], Any]
+    latent_shape: tuple[int, ...] | None = None
     is_standard: bool = False
     reads_encoder: bool = False
 
@@ -61,6 +63,7 @@ def standard_normal(latent_dim: int) -> Prior:
         lambda key, features: {},
         log_prob,
         lambda key, params, count: jax.random.normal(key, (count, latent_dim)),
+        (latent_dim,),
         is_standard=True,
     )
 
@@ -84,7 +87,8 @@ def uniform_categorical(latent_dim: int, num_categories: int) -> Prior:
         drawn = jax.random.randint(key, (count, latent_dim), 0, num_categories)
         return jax.nn.one_hot(drawn, num_categories)
 
-    return Prior(lambda key, features: {}, log_prob, sample, is_standard=True)
+    shape = latent_dim, num_categories
+    return Prior(lambda key, features: {}, log_prob, sample, shape, is_standard=True)
 
 
 class Components(NamedTuple):
@@ -154,7 +158,7 @@ def mixture(latent_dim: int, num_components: int) -> Prior:
         mean = jax.random.normal(key, (num_components, latent_dim))
         return Components(mean, jnp.zeros_like(mean), jnp.zeros(num_components))
 
-    return Prior(init, log_prob_components, sample_components)
+    return Prior(init, log_prob_components, sample_components, (latent_dim,))
 
 
 def vamp(num_components: int) -> Prior:
@@ -168,8 +172,9 @@ def vamp(num_components: int) -> Prior:
     """
 
     def init(key: PRNGKey, features: Float[Array, " batch *event"]) -> Array:
-        which = jax.random.choice(key, len(features), (num_components,))
-        return features[which]
+        # Twice only if there are not enough: equal inputs would stay equal for ever.
+        order = jax.random.permutation(key, len(features))
+        return features[order[jnp.arange(num_components) % len(features)]]
 
     def components(encoding: Encoding) -> Components:
         return Components(encoding.mean, encoding.log_std, jnp.zeros(num_components))
@@ -201,4 +206,29 @@ def exact(model: Any, latent_dim: int) -> Prior:
             key_model, jax.random.normal(key_draws, (NUM_INIT, latent_dim))
         )
 
-    return Prior(init, model.log_prob, model.sample)
+    return Prior(init, model.log_prob, model.sample, (latent_dim,))
+
+
+def prior_of(posterior: Posterior, prior: Prior | None) -> Prior:
+    """A prior for the latents of a posterior.
+
+    Args:
+        posterior: Family of q(z | x).
+        prior: Family of p(z), or None for the standard one of the same family.
+
+    Returns:
+        The prior.
+
+    Raises:
+        ValueError: If their latents have other shapes.
+    """
+    shape = posterior.latent_shape
+    if prior is None:
+        return (
+            uniform_categorical(*shape) if len(shape) > 1 else standard_normal(*shape)
+        )
+    if prior.latent_shape not in (None, shape):
+        raise ValueError(
+            f"the prior is of latents {prior.latent_shape}, the posterior of {shape}"
+        )
+    return prior

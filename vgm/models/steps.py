@@ -66,9 +66,9 @@ def step_networks(
     )
 
 
-MAX_LOG_STD = 7.0
-"""Beyond this a log standard deviation is cut: its exponential would overflow the next
-layer's. No trained model comes near it."""
+MAX_LOG_STD = 5.0
+"""Beyond this a log standard deviation is cut. Unbounded and linear in the layer below
+it would leave the bound without an expectation, and overflow the next layer's."""
 
 
 def normal_given(network: MLP, params: Params, rows: Rows) -> tuple[Rows, Rows]:

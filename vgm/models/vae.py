@@ -38,13 +38,13 @@ def mlp(
         dropout: Probability of dropping a hidden unit while training.
         missing: x comes as ``Masked``.
         posterior: Family of q(z | x); a normal with independent coordinates if None.
-        prior: Family of p(z); N(0, I) if None.
+        prior: Family of p(z); the standard one of the posterior's family if None.
 
     Returns:
         The model.
     """
     posterior = posterior or posteriors.diagonal(latent_dim)
-    prior = prior or priors.standard_normal(latent_dim)
+    prior = priors.prior_of(posterior, prior)
     family = likelihoods.likelihood(
         likelihood,
         levels=levels,
@@ -107,13 +107,13 @@ def conv(
         dropout: Probability of dropping a dense unit while training.
         missing: x comes as ``Masked``.
         posterior: Family of q(z | x); a normal with independent coordinates if None.
-        prior: Family of p(z); N(0, I) if None.
+        prior: Family of p(z); the standard one of the posterior's family if None.
 
     Returns:
         The model.
     """
     posterior = posterior or posteriors.diagonal(latent_dim)
-    prior = prior or priors.standard_normal(latent_dim)
+    prior = priors.prior_of(posterior, prior)
     networks.require_image(event_shape)
     family = likelihoods.likelihood(
         likelihood,
