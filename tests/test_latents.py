@@ -124,6 +124,7 @@ def test_categorical_latents_pass_the_suite(key):
     assert conformance.check(case, key) == conformance.LATENT_VARIABLE_MODEL
 
 
+@pytest.mark.slow
 def test_gradients_of_categorical_latents_against_enumeration(key):
     """Leave-one-out and VIMCO are unbiased; straight-through is not, and says so."""
     case, nodes = categorical_case(key)
@@ -218,7 +219,9 @@ def test_a_full_covariance_is_the_multivariate_normal(x64, key):
     np.testing.assert_allclose(family.kl_standard(zero), 0.0, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["iaf", "spline"])
+@pytest.mark.parametrize(
+    "name", ["iaf", pytest.param("spline", marks=pytest.mark.slow)]
+)
 def test_the_density_of_a_flow_posterior(x64, key, name):
     """Of its draws from both sides; at the start it is the normal it reshapes."""
     family = latents.posterior(settings(name), 3)
@@ -299,7 +302,9 @@ def test_a_vamp_prior_is_the_mixture_of_its_posteriors(x64, key):
         assert max(np.abs(g).max() for g in jax.tree.leaves(grads[name])) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["flow", "autoregressive"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("flow", marks=pytest.mark.slow), "autoregressive"]
+)
 def test_learned_priors_have_mass_one(x64, key, name):
     prior = latents.prior(settings(prior=name), 2)
     params = away(
