@@ -369,3 +369,12 @@ def test_alike_layers_in_a_loop_are_the_layers_one_by_one(x64, key):
     # The first layer is the top: its divergence is the prior matching.
     top = infer(params[0], jnp.asarray([0.2, -0.4])).divergence
     np.testing.assert_allclose(together.prior_matching, top, rtol=1e-14)
+    # The others follow, the one next to the data first.
+    state, every = jnp.asarray([0.2, -0.4]), []
+    for weights in params:
+        layer = infer(weights, state)
+        every.append(layer.divergence)
+        state = layer.merge(layer.sample(key))
+    np.testing.assert_allclose(
+        together.denoising_matching, every[:0:-1], rtol=1e-13, atol=1e-14
+    )
