@@ -36,6 +36,7 @@ SUITES = {
     "bijections/continuous": "tests/test_flows.py",
     "bounds/diffusion": "tests/test_diffusion.py",
     "bounds/flow": "tests/test_flows.py",
+    "bounds/hierarchical": "tests/test_hierarchical.py",
     "bounds/elbo": "tests/test_bounds.py",
     "bounds/importance": "tests/test_bounds.py tests/test_importance.py",
     "bounds/pareto": "tests/test_importance.py",

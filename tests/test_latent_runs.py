@@ -1,9 +1,11 @@
 """Hierarchies, priors and posteriors through the scripts: reports, collapse, input."""
 
+import dataclasses
 import json
 import math
 
 import evaluate
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sample
@@ -11,7 +13,9 @@ import train
 from bad_input import check_one_line
 
 import vgm
-from vgm import configs, experiment
+from vgm import configs
+from vgm.experiment import fitting
+from vgm.training.step import StepMetrics, TrainState
 
 SHORT = ["--train.num-steps", "40", "--train.eval-every", "20"]
 FEW = ["--evaluation.num-importance-samples", "4", "--evaluation.chunk-size", "2"]
@@ -255,4 +259,25 @@ def test_bad_input_gets_one_line(tmp_path, capsys, name):
 def test_presets_are_valid(preset):
     config = configs.PRESETS[preset][1]
     configs.validate(config)
-    assert experiment.setup.configs.from_dict(configs.to_dict(config)) == config
+    assert configs.from_dict(configs.to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("skip_norm", "skipped", "in_a_row", "progresses"),
+    [
+        ("0", 5, 5, False),
+        ("0", 4, 0, True),
+        ("1", 5, 5, True),
+        ("1", 10, 10, True),
+        ("1", 11, 11, False),
+    ],
+)
+def test_what_counts_as_divergence(skip_norm, skipped, in_a_row, progresses):
+    """Skipped for their size are ten in a row at most; without a limit, none."""
+    config = configs.PRESETS["vae-digits"][1]
+    optimizer = dataclasses.replace(config.optimizer, skip_norm=float(skip_norm))
+    config = dataclasses.replace(config, optimizer=optimizer)
+    metrics = StepMetrics(*[jnp.zeros(())] * 6, jnp.asarray(float(skipped)))
+    state = TrainState(jnp.asarray(0), {}, None, (), jnp.asarray(in_a_row))
+    steps = max(skipped, 5)
+    assert fitting._progresses(config, metrics, state, steps) == progresses

@@ -14,8 +14,8 @@ from vgm.configs.schema import (
 _STATIC = DataConfig(name="binarized_mnist", observation="binary")
 """The binarisation of Larochelle & Murray (2011), with its own validation split."""
 
-# VDVAE's (Child 2021, table 5), but for the norm at which a step is skipped: its own is
-# of a mean over the numbers of an image.
+# After VDVAE (Child 2021): AdamW of this decay and b2, clipping, skipping. Rate and
+# averaging are for shorter runs, and norms are of nats an example here.
 _LADDER_OPTIMIZER = OptimizerConfig(
     learning_rate=1e-3,
     schedule="cosine",

@@ -93,7 +93,8 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
             state, metrics = run_steps(
                 keys.train, fit.state, train_data, jnp.int32(stop)
             )
-            _require_progress(metrics, state, stop - step, stop)
+            if not _progresses(config, metrics, state, stop - step):
+                raise _diverged(stop - step, stop)
             # Donation hands the state's buffers to the next dispatch: keep a copy.
             candidate = jax.tree.map(jnp.copy, state.ema_params or state.params)
             bound = validate(candidate)
@@ -256,18 +257,24 @@ def _exhausted(config: configs.Config, best: Best) -> bool:
     return 0 < config.train.patience <= best.stale
 
 
-def _require_progress(
-    metrics: StepMetrics, state: TrainState, num_steps: int, step: int
-) -> None:
-    # Large gradients are skipped so many times in a row at most; what is skipped for
-    # longer is not finite.
-    in_a_row = int(state.num_skipped)
-    if int(metrics.skipped) == num_steps and in_a_row > MAX_SKIPPED:
-        raise UserError(
-            f"training diverged: no gradient was finite in the {num_steps} steps "
-            f"before step {step}; lower --optimizer.learning-rate or set "
-            "--optimizer.clip-norm 1, in a new --run-dir"
-        )
+def _progresses(
+    config: configs.Config, metrics: StepMetrics, state: TrainState, num_steps: int
+) -> bool:
+    """Whether some step was taken, or those that were not were merely too large.
+
+    Large gradients are skipped so many times in a row at most: what is skipped for
+    longer, or without ``skip_norm``, is not finite.
+    """
+    too_large = config.optimizer.skip_norm > 0 and int(state.num_skipped) <= MAX_SKIPPED
+    return int(metrics.skipped) < num_steps or too_large
+
+
+def _diverged(num_steps: int, step: int) -> UserError:
+    return UserError(
+        f"training diverged: no gradient was finite in the {num_steps} steps "
+        f"before step {step}; lower --optimizer.learning-rate or set "
+        "--optimizer.clip-norm 1, in a new --run-dir"
+    )
 
 
 def _row(

@@ -1,12 +1,10 @@
 """Convolutions whose gradients stay fast inside a loop on a CPU.
 
 XLA's CPU backend has a fast convolution for channels-last arrays; the gradients of one
-are convolutions in another layout, which inside a ``scan`` or ``fori_loop`` take 10 to
-15 times as long (jax issue 12868). Here they are written as what is fast: for the input
+are convolutions in another layout, which inside a ``scan`` or ``fori_loop`` take many
+times as long (jax issue 12868). Here they are written as what is fast: for the input
 a channels-last convolution, for the kernel one matrix product a place of it.
 """
-
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -91,21 +89,19 @@ class Conv(nn.Module):
     Attributes:
         features: Channels of the output.
         kernel_size: Its sides, equal and odd.
-        kernel_init: Initialiser of the kernel.
-        dtype: What it is computed in; None for what x and the parameters are.
     """
 
     features: int
     kernel_size: tuple[int, int]
-    kernel_init: Any = nn.initializers.lecun_normal()
-    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """Images of the same size."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = jnp.asarray(self.param("kernel", self.kernel_init, shape))
+        kernel = jnp.asarray(
+            self.param("kernel", nn.initializers.lecun_normal(), shape)
+        )
         bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,)))
-        dtype = self.dtype or jnp.result_type(x, kernel)
-        x, kernel, bias = (value.astype(dtype) for value in (x, kernel, bias))
+        dtype = jnp.result_type(x, kernel)
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
         return convolve(x, kernel) + bias[None, None, None]

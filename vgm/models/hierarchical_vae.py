@@ -120,7 +120,6 @@ def ladder(
         resolutions,
         Head((height, width, colours, family.num_outputs), activation),
         family,
-        latent_dim,
         num_classes,
     )
 

@@ -61,7 +61,6 @@ class Ladder:
         resolutions: Resolutions, the top's first.
         head: The last state to the likelihood's outputs.
         likelihood: Family of p(x | z).
-        latent_dim: Channels of each z.
         num_classes: Number of classes of an integer condition; 0 without.
     """
 
@@ -69,7 +68,6 @@ class Ladder:
     resolutions: tuple[Resolution, ...]
     head: Head
     likelihood: likelihoods.Likelihood
-    latent_dim: int
     num_classes: int = 0
 
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
@@ -258,8 +256,12 @@ class Ladder:
 
         Returns:
             Latents.
+
+        Raises:
+            ValueError: If there is no such layer.
         """
         left, known = sum(level.num_layers for level in self.resolutions), []
+        networks.require_layer(layer, left)
         for level, z in zip(self.resolutions, latents, strict=True):
             numbers = left - jnp.arange(level.num_layers)
             kept = jnp.broadcast_to((numbers >= layer)[None], z.shape[:2])

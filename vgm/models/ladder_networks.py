@@ -1,4 +1,4 @@
-"""Networks of a ladder: residual bottlenecks on feature maps (Child 2021, section 3.2).
+"""Networks of a ladder: residual bottlenecks on feature maps (Child 2021).
 
 Batch-free, like all networks here; what scales with depth starts smaller the deeper.
 """

@@ -22,7 +22,7 @@ from vgm.densities import normal
 from vgm.divergences import kl_standard_normal
 from vgm.models import steps as between
 from vgm.models.amortised import VAE
-from vgm.models.networks import init_alike
+from vgm.models.networks import init_alike, require_layer
 from vgm.models.steps import StepNetworks
 from vgm.types import Condition, Params, PRNGKey
 
@@ -213,8 +213,12 @@ class MarkovVAE:
 
         Returns:
             Latents.
+
+        Raises:
+            ValueError: If there is no such layer.
         """
         number = sum(stack.num_steps for stack in self.stacks)
+        require_layer(layer, 1 + number)
         z, stacks = _top(latents), []
         for (below, _), stack, own in reversed(list(self._between(params, latents))):
             key, key_stack = jax.random.split(key)

@@ -1,8 +1,8 @@
 """Encoders and decoders. Batch-free: a network over a batch equals it over each row.
 
 Encoders map (x, condition) to the parameters of q(z | x); decoders map (z, condition)
-to ``num_outputs`` numbers a coordinate. Conditions arrive as one
-vector an example, or None.
+to ``num_outputs`` numbers a coordinate. Conditions arrive as one vector an example, or
+None.
 """
 
 import math
@@ -194,6 +194,20 @@ def init_alike(key: PRNGKey, count: int, module: Any, *args: Any, **kw: Any) -> 
     """
     keys = jax.random.split(key, count)
     return jax.vmap(lambda key: module.init(key, *args, **kw))(keys)
+
+
+def require_layer(layer: int, num_layers: int) -> None:
+    """Check the number of a layer of a hierarchy.
+
+    Args:
+        layer: Number of the layer, from 1.
+        num_layers: How many there are.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
+    if not 1 <= layer <= num_layers:
+        raise ValueError(f"layer must be from 1 to {num_layers}; got {layer}")
 
 
 def require_image(event_shape: tuple[int, ...]) -> None:

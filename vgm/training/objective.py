@@ -53,7 +53,7 @@ def negative_elbo(
     """Minus the mean ELBO, its reconstruction averaged over ``num_samples`` draws.
 
     With a weight of the divergences below 1 (warm-up; Sonderby et al. 2016) or free
-    nats (Kingma et al. 2016, eq. 15) the loss is no bound; the terms are the ELBO's.
+    nats (free bits; Kingma et al. 2016) the loss is no bound; the terms are the ELBO's.
 
     Args:
         model: Any model.
@@ -164,8 +164,8 @@ def _as_one_batch(
 ) -> Callable[[Any], Any]:
     """Over draws of a batch as over one batch of all of them.
 
-    The gradient of a matrix product with two batch axes takes XLA's CPU backend twice
-    as long as with one.
+    The gradient of a matrix product with two batch axes takes XLA's CPU backend longer
+    than with one.
     """
 
     def over_draws(z: Any) -> Any:
