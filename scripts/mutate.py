@@ -4,12 +4,13 @@
 
 Every arithmetic operator, comparison, number and a few calls of floors 0 to 4 are
 changed, one at a time, in a copy of the package; the tests named in ``SUITES`` run
-against the copy until one fails. A mutant that no test notices survives. Needs a system
-that can fork.
+against the copy until one fails: first those that failed before, then the quick ones. A
+mutant that no test notices survives. Needs a system that can fork.
 """
 
 import argparse
 import ast
+import collections
 import copy
 import json
 import multiprocessing
@@ -190,19 +191,71 @@ def suite(module: str) -> list[str]:
     return arguments
 
 
-def survives(mutant: Mutant, folder: Path) -> str:
+class History:
+    """What earlier runs of the tests of a module say of their order.
+
+    Attributes:
+        failures: How often each failed.
+        seconds: How long each took.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is known."""
+        self.failures: collections.Counter[str] = collections.Counter()
+        self.seconds: dict[str, float] = {}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Those that failed most come first, then the quickest."""
+        items.sort(
+            key=lambda item: (
+                -self.failures[item.nodeid],
+                self.seconds.get(item.nodeid, 0.0),
+            )
+        )
+
+    def learn(self, lines: list[str]) -> None:
+        """Take in what a run reported."""
+        for line in lines:
+            verdict, seconds, name = line.split(" ", 2)
+            self.failures[name] += verdict == "failed"
+            self.seconds.setdefault(name, float(seconds))
+
+
+class Report:
+    """Writes what became of each test, as it ends.
+
+    Attributes:
+        pipe: Where to.
+    """
+
+    def __init__(self, pipe: int) -> None:
+        """Into this pipe."""
+        self.pipe = pipe
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """One line a test."""
+        if report.when == "call" or report.failed:
+            line = f"{report.outcome} {report.duration:.3f} {report.nodeid}\n"
+            os.write(self.pipe, line.encode())
+
+
+def survives(mutant: Mutant, folder: Path, history: History) -> str:
     """Run the tests against a mutant in a fork: "killed", "timeout" or "survived"."""
     package = folder / "vgm" / f"{mutant.module}.py"
     original = package.read_text()
     package.write_text(mutant.source)
+    receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
         signal.alarm(TIMEOUT)
         code = 1
         try:
-            code = _run(mutant.module, folder)
+            code = _run(mutant.module, folder, [history, Report(sending)])
         finally:
             os._exit(code)
+    os.close(sending)
+    with os.fdopen(receiving) as lines:
+        history.learn(lines.read().splitlines())
     _, status = os.waitpid(child, 0)
     package.write_text(original)
     if os.WIFSIGNALED(status):
@@ -210,7 +263,7 @@ def survives(mutant: Mutant, folder: Path) -> str:
     return "survived" if os.WEXITSTATUS(status) == 0 else "killed"
 
 
-def _run(module: str, folder: Path) -> int:
+def _run(module: str, folder: Path, plugins: list[Any]) -> int:
     import pytest
 
     null = os.open(os.devnull, os.O_WRONLY)
@@ -223,7 +276,7 @@ def _run(module: str, folder: Path) -> int:
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:jaxtyping"]
     options += ["-o", "addopts=--import-mode=importlib", "-p", "no:xdist"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    return int(pytest.main([*options, *suite(module)]))
+    return int(pytest.main([*options, *suite(module)], plugins=plugins))
 
 
 def work(arguments: tuple[int, int, list[Mutant], float]) -> list[tuple[Mutant, str]]:
@@ -239,16 +292,18 @@ def work(arguments: tuple[int, int, list[Mutant], float]) -> list[tuple[Mutant, 
     shutil.copytree(ROOT / "vgm", folder / "vgm")
     # Without a change the tests must pass; the workers share that check.
     modules = sorted({mutant.module for mutant in share})
+    histories = {module: History() for module in modules}
     for module in modules[number::workers]:
         source = (folder / "vgm" / f"{module}.py").read_text()
-        if survives(Mutant(module, 0, "nothing", source), folder) != "survived":
+        unchanged = Mutant(module, 0, "nothing", source)
+        if survives(unchanged, folder, histories[module]) != "survived":
             raise SystemExit(f"the tests of {module} fail without any change")
     results = []
     for done, mutant in enumerate(share, 1):
         start = time.perf_counter()
         if start > deadline:
             break
-        verdict = survives(mutant, folder)
+        verdict = survives(mutant, folder, histories[mutant.module])
         results.append((mutant, verdict))
         seconds = time.perf_counter() - start
         print(
