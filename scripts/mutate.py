@@ -16,8 +16,8 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -247,7 +247,8 @@ def survives(mutant: Mutant, folder: Path, history: History) -> str:
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.alarm(TIMEOUT)
+        # Of computing, not on the clock: a run may be paused.
+        resource.setrlimit(resource.RLIMIT_CPU, (TIMEOUT, TIMEOUT))
         code = 1
         try:
             code = _run(mutant.module, folder, [history, Report(sending)])
@@ -279,6 +280,15 @@ def _run(module: str, folder: Path, plugins: list[Any]) -> int:
     return int(pytest.main([*options, *suite(module)], plugins=plugins))
 
 
+def unchanged(module: str, folder: Path) -> History:
+    """Without a change the tests must pass; how long each takes."""
+    history = History()
+    source = (folder / "vgm" / f"{module}.py").read_text()
+    if survives(Mutant(module, 0, "nothing", source), folder, history) != "survived":
+        raise SystemExit(f"the tests of {module} fail without any change")
+    return history
+
+
 def work(arguments: tuple[int, int, list[Mutant], float]) -> list[tuple[Mutant, str]]:
     """Test a share of the mutants, each in a copy of the package, until a time."""
     number, workers, share, deadline = arguments
@@ -290,19 +300,14 @@ def work(arguments: tuple[int, int, list[Mutant], float]) -> list[tuple[Mutant, 
 
     folder = Path(tempfile.mkdtemp(prefix=f"mutants{number}-"))
     shutil.copytree(ROOT / "vgm", folder / "vgm")
-    # Without a change the tests must pass; the workers share that check.
-    modules = sorted({mutant.module for mutant in share})
-    histories = {module: History() for module in modules}
-    for module in modules[number::workers]:
-        source = (folder / "vgm" / f"{module}.py").read_text()
-        unchanged = Mutant(module, 0, "nothing", source)
-        if survives(unchanged, folder, histories[module]) != "survived":
-            raise SystemExit(f"the tests of {module} fail without any change")
+    histories: dict[str, History] = {}
     results = []
     for done, mutant in enumerate(share, 1):
         start = time.perf_counter()
         if start > deadline:
             break
+        if mutant.module not in histories:
+            histories[mutant.module] = unchanged(mutant.module, folder)
         verdict = survives(mutant, folder, histories[mutant.module])
         results.append((mutant, verdict))
         seconds = time.perf_counter() - start
