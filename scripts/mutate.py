@@ -289,9 +289,9 @@ def unchanged(module: str, folder: Path) -> History:
     return history
 
 
-def work(arguments: tuple[int, int, list[Mutant], float]) -> list[tuple[Mutant, str]]:
+def work(arguments: tuple[int, list[Mutant], float]) -> list[tuple[Mutant, str]]:
     """Test a share of the mutants, each in a copy of the package, until a time."""
-    number, workers, share, deadline = arguments
+    number, share, deadline = arguments
     # Imported before the forks, so that no child pays for it; no device is touched.
     import chex  # noqa: F401
     import hypothesis  # noqa: F401
@@ -346,7 +346,7 @@ def main() -> None:
     limit = args.minutes * 60 if args.minutes else float("inf")
     deadline = time.perf_counter() + limit
     count = args.workers
-    shares = [(n, count, found[n::count], deadline) for n in range(count)]
+    shares = [(n, found[n::count], deadline) for n in range(count)]
     with multiprocessing.get_context("fork").Pool(args.workers) as pool:
         results = [pair for share in pool.map(work, shares) for pair in share]
     survivors = [mutant for mutant, verdict in results if verdict == "survived"]
