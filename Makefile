@@ -34,7 +34,7 @@ slow: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
 
 notebooks: $(INSTALLED)
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 --dist worksteal -q -p no:jaxtyping -o addopts="" -o filterwarnings="" --nbmake --nbmake-timeout=120 $(NOTEBOOKS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -p no:jaxtyping -o addopts="" -o filterwarnings="" --nbmake --nbmake-timeout=120 $(NOTEBOOKS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing pinned versions into $(VENV) (about a minute, once)"

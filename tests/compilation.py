@@ -1,0 +1,14 @@
+"""How tests and notebooks compile: quickly, and once for all of them."""
+
+from pathlib import Path
+
+import jax
+
+# Most of the time is compilation, and nearly nothing is computed. The second flag halves
+# the time again; XLA stops at flags that it does not know, as from jax 0.11 on.
+FLAGS = "--xla_backend_optimization_level=0"
+if jax.__version_info__ < (0, 11):
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
+
+# The workers, the kernels and the next run share compiled programs.
+CACHE = str(Path(__file__).parents[1] / ".pytest_cache" / "xla")
