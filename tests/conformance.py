@@ -36,7 +36,12 @@ def compiled(model: Any) -> Any:
     names = ("elbo_terms", "log_weight", "encode", "propose", "log_joint")
     functions = {n: jax.jit(getattr(model, n)) for n in names if hasattr(model, n)}
     return types.SimpleNamespace(
-        **functions, sample=jax.jit(model.sample, static_argnums=2)
+        **functions,
+        sample=jax.jit(model.sample, static_argnums=2),
+        elbos=jax.jit(
+            jax.vmap(lambda k, *of: model.elbo_terms(k, *of).elbo, (0, *3 * [None]))
+        ),
+        log_weights=jax.jit(jax.vmap(model.log_weight, (0, *3 * [None]))),
     )
 
 
@@ -63,11 +68,18 @@ def check(case: Case, key: jax.Array) -> set[str]:
     return {part.__name__ for part in (*plain, *statistical)}
 
 
+DRAWS = 4096
+"""Draws that one compiled program makes."""
+
+
 def log_weights(case: Case, key: jax.Array, num_samples: int) -> np.ndarray:
-    draw = jax.vmap(
-        lambda k: case.model.log_weight(k, case.params, case.x, case.condition)
-    )
-    return np.asarray(jax.jit(draw)(jax.random.split(key, num_samples)), np.float64)
+    draws = [
+        case.model.log_weights(
+            jax.random.split(part, DRAWS), case.params, case.x, case.condition
+        )
+        for part in jax.random.split(key, -(-num_samples // DRAWS))
+    ]
+    return np.concatenate(draws)[:num_samples].astype(np.float64)
 
 
 def elbo_terms(case: Case, key: jax.Array) -> ElboTerms:
@@ -108,16 +120,17 @@ def check_weights_are_unbiased(case: Case, key: jax.Array) -> None:
 
 def check_elbo_is_a_lower_bound(case: Case, key: jax.Array) -> None:
     """The mean ELBO is below log p(x), and is the mean of log_weight."""
-    draw = jax.jit(jax.vmap(lambda k: elbo_terms(case, k).elbo))
-    mean, error = mean_and_error(draw(jax.random.split(key, 4000)))
+    keys = jax.random.split(key, DRAWS)
+    elbos = case.model.elbos(keys, case.params, case.x, case.condition)
+    mean, error = mean_and_error(elbos)
     exact = np.asarray(case.log_evidence(case.x))
     assert (mean <= exact + 4.5 * error).all(), (mean, exact)
-    log_w, log_w_error = mean_and_error(log_weights(case, key, 4000))
+    log_w, log_w_error = mean_and_error(log_weights(case, key, DRAWS))
     assert (np.abs(mean - log_w) < 4.5 * np.hypot(error, log_w_error)).all()
 
 
 def check_iwae_rises_to_the_evidence(case: Case, key: jax.Array) -> None:
-    log_w = log_weights(case, key, 4096)
+    log_w = log_weights(case, key, DRAWS)
     exact = np.asarray(case.log_evidence(case.x))
     bound = jax.vmap(jax.vmap(importance.iwae, in_axes=1))
     previous = None
