@@ -4,8 +4,8 @@ from pathlib import Path
 
 import jax
 
-# Most of the time is compilation, and nearly nothing is computed. The second flag halves
-# the time again; XLA stops at flags that it does not know, as from jax 0.11 on.
+# Most of the time is compilation, and nearly nothing is computed. The second flag
+# halves the time again; XLA stops at flags that it does not know, as from jax 0.11 on.
 FLAGS = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):
     FLAGS += " --xla_cpu_use_fusion_emitters=false"

@@ -14,7 +14,7 @@ import train
 
 from vgm import models
 from vgm.errors import UserError
-from vgm.models import convolutions, denoisers, heads, noise, unets
+from vgm.models import denoisers, heads, noise, unets
 
 NETWORKS = {
     "mlp": denoisers.MLPDenoiser(8, 2, 3, exponents=(1, 2)),
@@ -229,34 +229,3 @@ def test_a_diffusion_runs_through_the_scripts(tmp_path, monkeypatch, capsys, ext
         capsys.readouterr()
         assert evaluate.main([str(run_dir)]) == 0
         assert "T = 5 steps" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("size", "image"), [(1, (5, 7)), (3, (5, 7)), (3, (1, 2))])
-def test_convolutions_have_the_gradients_of_jax_own(x64, key, size, image):
-    """On a CPU the gradients are written out; elsewhere, as jax has them."""
-    key_x, key_kernel, key_weight = jax.random.split(key, 3)
-    x = jax.random.normal(key_x, (2, *image, 3))
-    kernel = jax.random.normal(key_kernel, (size, size, 3, 4))
-    weight = jax.random.normal(key_weight, (2, *image, 4))
-
-    def own(x, kernel):
-        return jnp.sum(weight * jnp.sin(convolutions.convolve(x, kernel)))
-
-    def usual(x, kernel):
-        out = jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return jnp.sum(weight * jnp.sin(out))
-
-    found = jax.jit(jax.grad(own, (0, 1)))(x, kernel)
-    expected = jax.jit(jax.grad(usual, (0, 1)))(x, kernel)
-    chex.assert_trees_all_close(found, expected, rtol=1e-11, atol=1e-12)
-    by_products = convolutions._by_products(x, kernel, weight)
-    by_convolution = convolutions._by_convolution(x, kernel, weight)
-    chex.assert_trees_all_close(by_products, by_convolution, rtol=1e-11, atol=1e-12)
-
-
-def test_a_kernel_that_has_no_middle_is_refused():
-    for shape in ((2, 2), (3, 1)):
-        with pytest.raises(ValueError, match="sides of the kernel must be equal and"):
-            convolutions.convolve(jnp.zeros((1, 4, 4, 1)), jnp.zeros((*shape, 1, 1)))

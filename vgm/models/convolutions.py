@@ -2,106 +2,181 @@
 
 XLA's CPU backend has a fast convolution for channels-last arrays; the gradients of one
 are convolutions in another layout, which inside a ``scan`` or ``fori_loop`` take many
-times as long (jax issue 12868). Here they are written as what is fast: for the input
-a channels-last convolution, for the kernel one matrix product a place of it.
+times as long (jax issue 12868), and training is a loop. Here its derivatives are
+written as what is fast: matrix products, one a place of the kernel.
 """
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 Images = Float[Array, "batch height width _"]
+Smaller = Float[Array, "batch _ _ _"]
 Kernel = Float[Array, "_ _ _ _"]
+Strides = tuple[int, int]
 
 
-@jax.custom_vjp
-def convolve(x: Images, kernel: Kernel) -> Images:
-    """A convolution of stride 1 that keeps the size, its kernel's sides equal and odd.
-
-    It has derivatives in reverse, once and again; forward ones (``jvp``) it has not.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def convolve(x: Images, kernel: Kernel, strides: Strides = (1, 1)) -> Smaller:
+    """A convolution of channels-last images, padded so that stride 1 keeps the size.
 
     Args:
-        x: Images, channels last.
+        x: Images.
         kernel: Height, width, channels of the input and of the output.
+        strides: Vertical and horizontal.
 
     Returns:
         Images.
-
-    Raises:
-        ValueError: If the sides of the kernel are even, or not equal.
     """
-    height, width = kernel.shape[:2]
-    if height != width or height % 2 == 0:
-        raise ValueError(
-            f"the sides of the kernel must be equal and odd; got {height} x {width}"
-        )
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return _native(x, kernel, strides)
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return convolve(x, kernel), (x, kernel)
+@functools.partial(convolve.defjvp, symbolic_zeros=True)
+def _tangent(
+    strides: Strides, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Array]:
+    x, kernel = primals
+    of_x, of_kernel = tangents
+    out = convolve(x, kernel, strides)
+    tangent = jnp.zeros_like(out)
+    if not isinstance(of_x, SymbolicZero):
+        tangent += _on_cpu(_as_transposed, of_x, kernel, strides)
+    if not isinstance(of_kernel, SymbolicZero):
+        tangent += _on_cpu(_by_products, x, of_kernel, strides)
+    return out, tangent
 
 
-def _backward(inputs: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    x, kernel = inputs
-    flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    of_kernel = jax.lax.platform_dependent(
-        x, kernel, cotangent, cpu=_by_products, default=_by_convolution
-    )
-    return convolve(cotangent, flipped), of_kernel
-
-
-convolve.defvjp(_forward, _backward)
-
-
-def _by_products(x: Array, kernel: Array, cotangent: Array) -> Array:
-    """The kernel's gradient: at each of its places, x shifted times the cotangent."""
-    size = kernel.shape[0]
-    around = size // 2
-    padded = jnp.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
-    rows = cotangent.reshape(-1, cotangent.shape[-1])
-
-    def place(i: int, j: int) -> Array:
-        shifted = padded[:, i : i + x.shape[1], j : j + x.shape[2]]
-        return shifted.reshape(-1, x.shape[-1]).T @ rows
-
-    places = [place(i, j) for i in range(size) for j in range(size)]
-    return jnp.stack(places).reshape(kernel.shape)
-
-
-def _by_convolution(x: Array, kernel: Array, cotangent: Array) -> Array:
-    """The same as accelerators have it."""
-    _, pull = jax.vjp(
-        lambda kernel: jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        ),
+def _on_cpu(
+    function: Callable[[Array, Array, Strides], Array],
+    x: Array,
+    kernel: Array,
+    strides: Strides,
+) -> Array:
+    """A convolution by this function on a CPU, elsewhere as it comes."""
+    return jax.lax.platform_dependent(
+        x,
         kernel,
+        cpu=lambda x, kernel: function(x, kernel, strides),
+        default=lambda x, kernel: _native(x, kernel, strides),
     )
-    return pull(cotangent)[0]
+
+
+def _native(x: Array, kernel: Array, strides: Strides) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _as_transposed(x: Array, kernel: Array, strides: Strides) -> Array:
+    """One whose transpose in x is a fast convolution: that of the flipped kernel."""
+    height, width, _, channels = kernel.shape
+    if strides != (1, 1) or height % 2 == 0 or width % 2 == 0:
+        return _by_products(x, kernel, strides)
+    flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    out = jax.ShapeDtypeStruct((*x.shape[:3], channels), x.dtype)
+    backward = functools.partial(_native, kernel=flipped, strides=strides)
+    return jax.linear_transpose(backward, out)(x)[0]
+
+
+def _by_products(x: Array, kernel: Array, strides: Strides) -> Array:
+    """At each place of the kernel, x shifted times what the kernel holds there."""
+    places = kernel.shape[:2]
+    padding = jax.lax.padtype_to_pads(x.shape[1:3], places, strides, "SAME")
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    sizes = [-(-size // by) for size, by in zip(x.shape[1:3], strides, strict=True)]
+    down, right = strides
+    height, width = (
+        by * (size - 1) + 1 for by, size in zip(strides, sizes, strict=True)
+    )
+    shape = (*x.shape[:1], *sizes, kernel.shape[3])
+    out = jnp.zeros(shape, jnp.result_type(x, kernel))
+    for i in range(places[0]):
+        for j in range(places[1]):
+            shifted = padded[:, i : i + height : down, j : j + width : right]
+            out += shifted @ kernel[i, j]
+    return out
+
+
+def spread(x: Smaller, kernel: Kernel, strides: Strides) -> Images:
+    """The transpose of a convolution with these strides: images grow by them.
+
+    Args:
+        x: Images.
+        kernel: Height, width, channels of the output and of the input.
+        strides: Vertical and horizontal.
+
+    Returns:
+        Images.
+    """
+    size = (by * length for by, length in zip(strides, x.shape[1:3], strict=True))
+    out = jax.ShapeDtypeStruct((*x.shape[:1], *size, kernel.shape[2]), x.dtype)
+
+    def transposed(function: Callable[[Array, Array, Strides], Array]) -> Any:
+        return lambda x, kernel: jax.linear_transpose(
+            lambda images: function(images, kernel, strides), out
+        )(x)[0]
+
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=transposed(_by_products), default=transposed(_native)
+    )
 
 
 class Conv(nn.Module):
-    """A convolution with a bias, of stride 1, that keeps the size.
+    """A convolution with a bias, padded so that stride 1 keeps the size.
 
     Attributes:
         features: Channels of the output.
-        kernel_size: Its sides, equal and odd.
+        kernel_size: Its sides.
+        strides: Vertical and horizontal.
+        dtype: What it is computed in; that of its input unless given.
+        kernel_init: Initialiser.
     """
 
     features: int
     kernel_size: tuple[int, int]
+    strides: Strides = (1, 1)
+    dtype: Any = None
+    kernel_init: Any = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
-        """Images of the same size."""
+    def __call__(self, x: Images) -> Smaller:
+        """Images, smaller by the strides."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = jnp.asarray(
-            self.param("kernel", nn.initializers.lecun_normal(), shape)
-        )
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return convolve(x, kernel, self.strides) + bias[None, None, None]
+
+
+class ConvTranspose(nn.Module):
+    """The transpose of a convolution with these strides, with a bias.
+
+    Its kernel is that of ``flax.linen.ConvTranspose``: the convolution's, flipped.
+
+    Attributes:
+        features: Channels of the output.
+        kernel_size: Its sides.
+        strides: Vertical and horizontal; images grow by them.
+        kernel_init: Initialiser.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: Strides
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Smaller) -> Images:
+        """Images, larger by the strides."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = jnp.asarray(self.param("kernel", self.kernel_init, shape))
         bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,)))
-        dtype = jnp.result_type(x, kernel)
-        x, kernel = x.astype(dtype), kernel.astype(dtype)
-        return convolve(x, kernel) + bias[None, None, None]
+        flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+        return spread(x, flipped, self.strides) + bias[None, None, None]

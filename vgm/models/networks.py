@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.errors import UserError
+from vgm.models.convolutions import Conv, ConvTranspose
 from vgm.types import Params, PRNGKey
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -139,7 +140,7 @@ class ConvEncoder(nn.Module):
     ) -> Vectors:
         """Parameters of q(z | x)."""
         for channels in (self.channels, 2 * self.channels):
-            x = nn.Conv(channels, (4, 4), strides=(2, 2))(x)
+            x = Conv(channels, (4, 4), strides=(2, 2))(x)
             x = ACTIVATIONS[self.activation](x)
         flat = _join(x.reshape(len(x), -1), condition)
         return self.head(flat, train=train)
@@ -169,8 +170,8 @@ class ConvDecoder(nn.Module):
         act = ACTIVATIONS[self.activation]
         x = act(self.stem(_join(z, condition), train=train))
         x = x.reshape(len(z), height // 4, width // 4, 2 * self.channels)
-        x = act(nn.ConvTranspose(self.channels, (4, 4), strides=(2, 2))(x))
-        last = nn.ConvTranspose(
+        x = act(ConvTranspose(self.channels, (4, 4), strides=(2, 2))(x))
+        last = ConvTranspose(
             math.prod(outputs),
             (4, 4),
             strides=(2, 2),
@@ -274,12 +275,12 @@ class ConvConditioner(nn.Module):
     ) -> Float[Array, "batch height width outputs params"]:
         """Parameters; a context is added to the first hidden layer."""
         del train  # no dropout
-        hidden = nn.Conv(self.width, (3, 3))(x)
+        hidden = Conv(self.width, (3, 3))(x)
         if context is not None:
             added = nn.Dense(self.width, use_bias=False)(context)
             hidden = hidden + added[:, None, None, :]
-        hidden = nn.Conv(self.width, (1, 1))(jax.nn.relu(hidden))
-        outputs = nn.Conv(
+        hidden = Conv(self.width, (1, 1))(jax.nn.relu(hidden))
+        outputs = Conv(
             self.num_channels * self.num_params,
             (3, 3),
             kernel_init=INITIALIZERS["zeros"],

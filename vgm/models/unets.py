@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.models.convolutions import Conv
 from vgm.models.denoisers import ZEROS, TimeEmbedding, Times, Vectors, fourier_features
 
 Images = Float[Array, "batch height width _"]
@@ -36,7 +37,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Images, embedding: Vectors, *, train: bool) -> Images:
         """Feature maps of the same size."""
-        conv = functools.partial(nn.Conv, self.channels, (3, 3), dtype=self.dtype)
+        conv = functools.partial(Conv, self.channels, (3, 3), dtype=self.dtype)
         dense = functools.partial(nn.Dense, self.channels, dtype=self.dtype)
         h = conv()(jax.nn.silu(_norm(x.shape[-1], self.dtype)(x)))
         h = h + dense()(embedding)[:, None, None, :]
@@ -138,7 +139,7 @@ class VDMUNet(nn.Module):
         down = scanned(_Down, in_axes=nn.broadcast, length=self.num_blocks)
         up = scanned(_Up, in_axes=(0, nn.broadcast), length=self.num_blocks + 1)
         block = functools.partial(ResidualBlock, *settings)
-        conv = nn.Conv(self.channels, (3, 3), dtype=self.dtype)
+        conv = Conv(self.channels, (3, 3), dtype=self.dtype)
         features = fourier_features(z, self.exponents)
         first = conv(features.reshape(*z.shape[:3], -1))
         x, skips = down(*settings, train)(first, embedding)
@@ -182,7 +183,7 @@ class DDPMUNet(nn.Module):
         residual = functools.partial(
             ResidualBlock, dropout=self.dropout, dtype=self.dtype
         )
-        conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype)
+        conv = functools.partial(Conv, kernel_size=(3, 3), dtype=self.dtype)
 
         def block(x: Images, level: int) -> Images:
             width = self.channels * self.multipliers[level]
@@ -216,5 +217,5 @@ def _double(x: Images) -> Float[Array, "batch double_height double_width _"]:
 def _read_out(x: Images, z: Images, num_outputs: int) -> Array:
     """The last layer, in float32."""
     x = jax.nn.silu(_norm(x.shape[-1], jnp.float32)(x))
-    x = nn.Conv(z.shape[-1] * num_outputs, (3, 3), kernel_init=ZEROS)(x)
+    x = Conv(z.shape[-1] * num_outputs, (3, 3), kernel_init=ZEROS)(x)
     return x.reshape(*z.shape, num_outputs)
