@@ -20,12 +20,12 @@ from jaxtyping import Array, Float
 
 from vgm.bounds import elbo
 from vgm.models import conditions, likelihoods, posteriors, priors
-from vgm.models.protocol import Latents
+from vgm.models.protocol import Latents, LatentVariableModel
 from vgm.types import Condition, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
-class VAE:
+class VAE(LatentVariableModel):
     """A VAE as pure functions around two networks.
 
     Attributes:
@@ -177,13 +177,6 @@ class VAE:
         """Log p(x, z) - log q(z | x) at one z ~ q(z | x), x encoded before."""
         z, log_q = self._sample_posterior(key, params, encoding)
         return self.log_joint(params, x, z, condition) - log_q
-
-    def log_weight(
-        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
-    ) -> Float[Array, " batch"]:
-        """Log p(x, z) - log q(z | x) at one z ~ q(z | x)."""
-        encoding = self.encode(params, x, condition)
-        return self.log_weight_given(key, params, x, encoding, condition)
 
     def sample(
         self,

@@ -21,6 +21,7 @@ from vgm.models import conditions, likelihoods, networks
 from vgm.models import ladder_passes as passes
 from vgm.models.ladder_networks import Head, Maps, Stem
 from vgm.models.ladder_passes import Choose, Densities, Latents, Resolution, Values
+from vgm.models.protocol import LatentVariableModel
 from vgm.types import Condition, Params, PRNGKey
 
 
@@ -53,7 +54,7 @@ class Walk(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ladder:
+class Ladder(LatentVariableModel):
     """A ladder as pure functions around its networks.
 
     Attributes:
@@ -186,13 +187,6 @@ class Ladder:
         log_likelihood = self._log_likelihood(params, x, walk.state)
         return log_likelihood + walk.log_p - walk.log_q
 
-    def log_weight(
-        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
-    ) -> Values:
-        """Log p(x, z) - log q(z | x) at one z ~ q(z | x)."""
-        encoding = self.encode(params, x, condition)
-        return self.log_weight_given(key, params, x, encoding, condition)
-
     def sample(
         self,
         key: PRNGKey,
@@ -309,7 +303,6 @@ class Ladder:
         choose: Choose,
     ) -> Walk:
         """All layers from the top, each z as it is chosen; no dropout."""
-        key = jax.random.key(0) if key is None else key
         count = len(jax.tree.leaves((known, encoding.features))[0])
         state, total = self._nothing(count), jnp.zeros((2, count))
         latents = []
@@ -318,7 +311,10 @@ class Ladder:
         ):
             features = encoding.features[number] if encoding.features else None
             state = passes.entering(level, own["enter"], encoding.context)(state)
-            keys = jax.random.split(jax.random.fold_in(key, number), level.num_layers)
+            keys = None
+            if key is not None:
+                key_level = jax.random.fold_in(key, number)
+                keys = jax.random.split(key_level, level.num_layers)
             layers_first = jax.tree.map(
                 lambda leaf: jnp.moveaxis(leaf, 1, 0),
                 None if known is None else known[number],

@@ -40,8 +40,8 @@ class Resolution(NamedTuple):
 
 Densities = tuple[tuple[Maps, Maps] | None, tuple[Maps, Maps]]
 """Mean and log standard deviation of q, where x is known, and of p."""
-Choose = Callable[[PRNGKey, Densities, Any], Maps]
-"""(key, densities, what is known of z) to z."""
+Choose = Callable[[Any, Densities, Any], Maps]
+"""(key or None, densities, what is known of z) to z."""
 
 
 def from_posterior(key: PRNGKey, densities: Densities, known: Any) -> Maps:
@@ -74,11 +74,11 @@ def from_prior(key: PRNGKey, densities: Densities, known: Any) -> Maps:
     return normal.sample(key, *densities[1])
 
 
-def as_known(key: PRNGKey, densities: Densities, known: Any) -> Maps:
+def as_known(key: None, densities: Densities, known: Any) -> Maps:
     """What is known.
 
     Args:
-        key: Not used.
+        key: None.
         densities: Not used.
         known: The layer's z.
 

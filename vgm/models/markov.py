@@ -23,6 +23,7 @@ from vgm.divergences import kl_standard_normal
 from vgm.models import steps as between
 from vgm.models.amortised import VAE
 from vgm.models.networks import init_alike, require_layer
+from vgm.models.protocol import LatentVariableModel
 from vgm.models.steps import StepNetworks
 from vgm.types import Condition, Params, PRNGKey
 
@@ -34,7 +35,7 @@ its first axis and the steps on its second."""
 
 
 @dataclasses.dataclass(frozen=True)
-class MarkovVAE:
+class MarkovVAE(LatentVariableModel):
     """A Markov hierarchical VAE as pure functions around its networks.
 
     Attributes:
@@ -154,13 +155,6 @@ class MarkovVAE:
         """Log p(x, z) - log q(z | x) at one path z ~ q(z | x), x encoded before."""
         latents, log_q = self._climb(key, params, encoding)
         return self.log_joint(params, x, latents, condition) - log_q
-
-    def log_weight(
-        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
-    ) -> Values:
-        """Log p(x, z) - log q(z | x) at one path z ~ q(z | x)."""
-        encoding = self.encode(params, x, condition)
-        return self.log_weight_given(key, params, x, encoding, condition)
 
     def sample(
         self,

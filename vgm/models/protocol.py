@@ -59,6 +59,13 @@ class GenerativeModel(Protocol):
 class LatentVariableModel(GenerativeModel, Protocol):
     """A model whose q(z | x), p(x, z) and draws are separate functions."""
 
+    def log_weight(
+        self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
+    ) -> Float[Array, " batch"]:
+        """Log p(x, z) - log q(z | x) at one z ~ q(z | x)."""
+        encoding = self.encode(params, x, condition)
+        return self.log_weight_given(key, params, x, encoding, condition)
+
     def encode(self, params: Params, x: Any, condition: Condition = None) -> Encoding:
         """The parameters of q(z | x): computed once an x, never once a sample."""
         ...
