@@ -290,6 +290,16 @@ def test_uniform_noise_is_uniform(key):
     )
 
 
+@pytest.mark.parametrize(("drawn", "sign"), [(0.0, -1.0), (1.0 - 2.0**-23, 1.0)])
+def test_uniform_noise_stays_off_its_ends(monkeypatch, key, drawn, sign):
+    """The least and the largest number that jax draws: half a step from 0 and 1."""
+    monkeypatch.setattr(
+        jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, drawn, dtype)
+    )
+    w = bound.sample_uniform(key, (1,))
+    np.testing.assert_allclose(w, sign * 24.0 * np.log(2.0), rtol=1e-6)
+
+
 # ---- every model through the suite
 
 

@@ -62,16 +62,19 @@ def split_noise(eps, layers):
 def markov_elbo(chain, up, x, eps, *, closed_form=True):
     """The bound (1) of a bottom-up posterior on the path of this noise."""
     noise = split_noise(eps, up)
-    # Sizes differ: every step is a stack of its own.
-    stacks = []
-    for q, p, eps_t in zip(up[1:], chain[1:], noise[1:], strict=True):
 
-        def step(params):
-            q, p, eps_t = params
-            return hierarchical.Step(given(q, eps_t), given(p, eps_t))
+    def step(params):
+        q, p, eps_t = params
+        return hierarchical.Step(given(q, eps_t), given(p, eps_t))
 
-        params = jax.tree.map(lambda leaf: leaf[None], (q, p, eps_t))
-        stacks.append(hierarchical.Stack(step, params))
+    # Steps in a row between equal sizes make one stack.
+    steps = zip(up[1:], chain[1:], noise[1:], strict=True)
+    stacks = [
+        hierarchical.Stack(
+            step, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alike)
+        )
+        for _, alike in itertools.groupby(steps, lambda one: one[0].weights.shape)
+    ]
 
     def prior_matching(below, top):
         q = up[-1]
@@ -129,7 +132,7 @@ def top_down_elbo(chain, down, x, eps):
     return terms.elbo
 
 
-SIZES = [(3, 2), (4, 3, 2), (3, 2, 3, 2)]
+SIZES = [(3, 2), (4, 3, 2), (3, 2, 3, 2), (3, 2, 2, 2)]
 
 
 @pytest.mark.parametrize("sizes", SIZES)
