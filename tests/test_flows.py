@@ -278,6 +278,8 @@ def test_single_precision_tells_the_ends_apart():
     np.testing.assert_allclose(top, 30.0 + np.log(256), rtol=1e-6)
     bottom, _ = bound.dequantize(jnp.asarray(0), -w, levels=256)
     np.testing.assert_allclose(bottom, -30.0 - np.log(256), rtol=1e-6)
+    # Where y itself rounds to 1, its level is the last one.
+    assert bound.quantize(top, levels=256) == 255
 
 
 def test_uniform_noise_is_uniform(key):
@@ -522,8 +524,9 @@ def test_made_has_mass_one_and_draws_by_it(likelihood, key):
     assert (np.abs(count / 20_000 - mass) < 4.5 * error + 1e-9).all()
 
 
-@pytest.mark.parametrize("dim", [1, 2, 5])
-@pytest.mark.parametrize("hidden", [(), (3,), (11, 4)])
+@pytest.mark.parametrize(
+    ("dim", "hidden"), [(1, ()), (2, (3,)), (5, ()), (5, (3,)), (5, (11, 4))]
+)
 def test_made_reads_what_is_before_alone(dim, hidden, key):
     network = models.made.MADE(hidden, 2, "tanh")
     x, context = jax.random.normal(key, (1, dim)), jnp.ones((1, 3))
@@ -679,6 +682,10 @@ def test_flow_matching_is_least_at_the_conditional_mean(key, x64):
     assert abs(errors.mean() - left) < 4.5 * errors.std() / 200
     for factor in (0.8, 1.2):
         assert jax.vmap(lambda k, f=factor: error(k, f))(keys).mean() > errors.mean()
+    # Of an event the error is the sum of its numbers'.
+    pair = jnp.asarray([1.0, -2.0]), jnp.asarray([0.5, 3.0])
+    still = bound.flow_matching_error(lambda t, y: 0.0 * y, t, *pair)
+    np.testing.assert_allclose(still, 0.5**2 + 5.0**2, rtol=1e-12)
 
 
 def test_flow_matching_needs_a_continuous_flow(key):

@@ -21,6 +21,7 @@ Images = Float[Array, "batch height width _"]
 Smaller = Float[Array, "batch _ _ _"]
 Kernel = Float[Array, "_ _ _ _"]
 Strides = tuple[int, int]
+Convolution = Callable[[Array, Array, Strides], Array]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -53,12 +54,7 @@ def _tangent(
     return out, tangent
 
 
-def _on_cpu(
-    function: Callable[[Array, Array, Strides], Array],
-    x: Array,
-    kernel: Array,
-    strides: Strides,
-) -> Array:
+def _on_cpu(function: Convolution, x: Array, kernel: Array, strides: Strides) -> Array:
     """A convolution by this function on a CPU, elsewhere as it comes."""
     return jax.lax.platform_dependent(
         x,
@@ -115,17 +111,22 @@ def spread(x: Smaller, kernel: Kernel, strides: Strides) -> Images:
     Returns:
         Images.
     """
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: _transposed(_by_products, x, kernel, strides),
+        default=lambda x, kernel: _transposed(_native, x, kernel, strides),
+    )
+
+
+def _transposed(
+    function: Convolution, x: Array, kernel: Array, strides: Strides
+) -> Array:
     size = (by * length for by, length in zip(strides, x.shape[1:3], strict=True))
     out = jax.ShapeDtypeStruct((*x.shape[:1], *size, kernel.shape[2]), x.dtype)
-
-    def transposed(function: Callable[[Array, Array, Strides], Array]) -> Any:
-        return lambda x, kernel: jax.linear_transpose(
-            lambda images: function(images, kernel, strides), out
-        )(x)[0]
-
-    return jax.lax.platform_dependent(
-        x, kernel, cpu=transposed(_by_products), default=transposed(_native)
-    )
+    return jax.linear_transpose(lambda grown: function(grown, kernel, strides), out)(x)[
+        0
+    ]
 
 
 class Conv(nn.Module):
