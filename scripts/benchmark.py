@@ -340,6 +340,12 @@ def evidence_sides(
         position[side] += 1
         return bits[start : start + size]
 
+    def keep(side: str, mean: float) -> None:
+        found[side].append(mean)
+        if len(found["vgm"]) == len(found["torch"]):
+            vgm, torch = found["vgm"][-1], found["torch"][-1]
+            print(f"mean evidence: vgm {vgm:.3f}, torch {torch:.3f} nats", flush=True)
+
     def run_vgm() -> None:
         x = part("vgm")
         evidence = likelihood.example_evidence(
@@ -352,7 +358,7 @@ def evidence_sides(
             num_samples=num_samples,
             chunk_size=config.evaluation.chunk_size,
         )
-        found["vgm"].append(float(evidence.log_evidence.mean()))
+        keep("vgm", float(evidence.log_evidence.mean()))
 
     sides = {"vgm": run_vgm}
     try:
@@ -361,9 +367,7 @@ def evidence_sides(
         return sides
 
     def run_torch() -> None:
-        found["torch"].append(torch_evidence(part("torch"), num_samples))
-        pair = found["vgm"][-1], found["torch"][-1]
-        print(f"mean evidence: vgm {pair[0]:.3f}, torch {pair[1]:.3f} nats", flush=True)
+        keep("torch", torch_evidence(part("torch"), num_samples))
 
     return {**sides, "torch": run_torch}
 
