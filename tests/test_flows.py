@@ -525,7 +525,14 @@ def test_made_has_mass_one_and_draws_by_it(likelihood, key):
 
 
 @pytest.mark.parametrize(
-    ("dim", "hidden"), [(1, ()), (2, (3,)), (5, ()), (5, (3,)), (5, (11, 4))]
+    ("dim", "hidden"),
+    [
+        *[(1, ()), (2, (3,)), (5, ()), (5, (3,)), (5, (11, 4))],
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(1, (3,)), (1, (11, 4)), (2, ()), (2, (11, 4))]
+        ),
+    ],
 )
 def test_made_reads_what_is_before_alone(dim, hidden, key):
     network = models.made.MADE(hidden, 2, "tanh")

@@ -132,7 +132,12 @@ def top_down_elbo(chain, down, x, eps):
     return terms.elbo
 
 
-SIZES = [(3, 2), (4, 3, 2), (3, 2, 2, 2)]
+SIZES = [
+    (3, 2),
+    (4, 3, 2),
+    (3, 2, 2, 2),
+    pytest.param((3, 2, 3, 2), marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("sizes", SIZES)
