@@ -25,8 +25,10 @@ Convolution = Callable[[Array, Array, Strides], Array]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def convolve(x: Images, kernel: Kernel, strides: Strides = (1, 1)) -> Smaller:
+def convolve(x: Images, kernel: Kernel, strides: Strides) -> Smaller:
     """A convolution of channels-last images, padded so that stride 1 keeps the size.
+
+    Its value is XLA's own; its derivatives are of the same function.
 
     Args:
         x: Images.
@@ -101,7 +103,7 @@ def _by_products(x: Array, kernel: Array, strides: Strides) -> Array:
 
 
 def spread(x: Smaller, kernel: Kernel, strides: Strides) -> Images:
-    """The transpose of a convolution with these strides: images grow by them.
+    """The transpose of ``convolve`` in x with these strides: images grow by them.
 
     Args:
         x: Images.
@@ -124,9 +126,8 @@ def _transposed(
 ) -> Array:
     size = (by * length for by, length in zip(strides, x.shape[1:3], strict=True))
     out = jax.ShapeDtypeStruct((*x.shape[:1], *size, kernel.shape[2]), x.dtype)
-    return jax.linear_transpose(lambda grown: function(grown, kernel, strides), out)(x)[
-        0
-    ]
+    backward = jax.linear_transpose(lambda grown: function(grown, kernel, strides), out)
+    return backward(x)[0]
 
 
 class Conv(nn.Module):
