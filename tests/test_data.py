@@ -85,6 +85,22 @@ def test_amat_files_come_back(tmp_path):
     assert loaded.train.labels is None
 
 
+def test_a_validation_split_that_is_trained_on_ends_the_training_split(tmp_path):
+    arrays = make_amat_folder(tmp_path)
+    loaded = data.load(
+        "binarized_mnist", tmp_path, num_validation=3, train_on_validation=True
+    )
+    both = np.concatenate([arrays["train"], arrays["valid"]])
+    np.testing.assert_array_equal(loaded.train.x.reshape(-1, 784), both)
+    assert loaded.validation is None
+    digits = data.load("digits", None, num_validation=0)
+    all_digits = data.load(
+        "digits", None, num_validation=0, train_on_validation=True
+    ).train
+    labels = np.concatenate([digits.train.labels, digits.validation.labels])
+    np.testing.assert_array_equal(all_digits.labels, labels)
+
+
 def test_omniglot_matrices_come_back(tmp_path):
     generator = np.random.default_rng(0)
     image = generator.random((28, 28))

@@ -41,6 +41,8 @@ class DataConfig:
     numbers observed."""
     num_validation: int = 5000
     """Training examples held out, where the data have no validation split."""
+    train_on_validation: bool = False
+    """No validation split: its examples train too. For last runs, all else chosen."""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,25 @@ def hold_out(train: Split, num_validation: int) -> tuple[Split, Split | None]:
     return take(train, slice(0, cut)), take(train, slice(cut, None))
 
 
+def with_validation_trained_on(dataset: Dataset) -> Dataset:
+    """Move the validation split, if there is one, to the end of the training split.
+
+    Args:
+        dataset: Data.
+
+    Returns:
+        The data without a validation split; labels only if both had them.
+    """
+    train, validation = dataset.train, dataset.validation
+    if validation is None:
+        return dataset
+    labels = None
+    if train.labels is not None and validation.labels is not None:
+        labels = np.concatenate([train.labels, validation.labels])
+    both = Split(np.concatenate([train.x, validation.x]), labels)
+    return dataset._replace(train=both, validation=None)
+
+
 def take(split: Split, index: np.ndarray | slice) -> Split:
     """The examples at ``index``.
 

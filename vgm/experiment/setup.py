@@ -51,6 +51,7 @@ def prepare(config: configs.Config) -> Experiment:
         config.data.name,
         config.data.path,
         num_validation=config.data.num_validation,
+        train_on_validation=config.data.train_on_validation,
         missing=config.data.missing,
     )
     observations.require_observable(dataset, config.data.observation)
@@ -65,7 +66,8 @@ def prepare(config: configs.Config) -> Experiment:
     if config.train.patience and dataset.validation is None:
         raise UserError(
             "train.patience needs a validation split to judge by; give "
-            "--data.num-validation, or --train.patience 0"
+            "--data.num-validation or --data.no-train-on-validation, or "
+            "--train.patience 0"
         )
     return Experiment(config, form, dataset, model, observer(config, form))
 

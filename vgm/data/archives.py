@@ -1,0 +1,86 @@
+"""Data sets as named arrays in one file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vgm.data import files
+from vgm.data.arrays import Dataset, Split
+from vgm.errors import UserError
+
+
+def load_npz(path: Path, missing: str) -> Dataset:
+    """Arrays x_train and x_test, perhaps x_valid, labels y_* and levels.
+
+    Args:
+        path: File.
+        missing: "nan" where NaN marks a missing number.
+
+    Returns:
+        The data set, its validation split None without x_valid.
+
+    Raises:
+        UserError: If the arrays do not belong together.
+    """
+    arrays = files.read_npz(path, missing=missing)
+    absent = {"x_train", "x_test"} - arrays.keys()
+    if absent:
+        raise UserError(
+            f"{path} lacks {' and '.join(sorted(absent))}; expected x_train, x_test "
+            "and optionally x_valid, y_train, y_valid, y_test, levels"
+        )
+    x = {split: arrays[f"x_{split}"] for split in ("train", "test")}
+    if "x_valid" in arrays:
+        x["valid"] = arrays["x_valid"]
+    empty = [name for name, array in x.items() if array.ndim < 2 or not array.size]
+    if empty:
+        raise UserError(
+            f"{path}: x_{empty[0]} must be an array of examples with at least one "
+            "number each; got an empty or flat one"
+        )
+    kinds = {split: array.dtype.kind for split, array in x.items()}
+    shapes = {split: array.shape[1:] for split, array in x.items()}
+    if len(set(shapes.values())) > 1 or len(set(kinds.values())) > 1:
+        raise UserError(
+            f"{path}: x_train, x_valid and x_test differ in shape or dtype; make them "
+            "alike"
+        )
+    levels = 0
+    if kinds["train"] != "f":
+        levels = _levels(path, arrays, x)
+        dtype = np.uint8 if levels <= 256 else np.int32
+        x = {split: array.astype(dtype) for split, array in x.items()}
+    splits = {
+        split: Split(array, _labels(path, arrays, split, len(array)))
+        for split, array in x.items()
+    }
+    return Dataset(splits["train"], splits.get("valid"), splits["test"], levels)
+
+
+def _levels(path: Path, arrays: dict[str, np.ndarray], x: dict[str, np.ndarray]) -> int:
+    lowest = min(int(array.min()) for array in x.values())
+    highest = max(int(array.max()) for array in x.values())
+    stated = arrays.get("levels", np.asarray(2 if highest <= 1 else 256))
+    if stated.size != 1 or stated.dtype.kind not in "ui" or stated.item() < 2:
+        raise UserError(f"{path}: levels must be one integer of at least 2")
+    levels = int(stated.item())
+    if lowest < 0 or highest >= levels:
+        raise UserError(
+            f"{path}: levels run from {lowest} to {highest}, outside 0 .. "
+            f"{levels - 1}; store the number of levels as 'levels'"
+        )
+    return levels
+
+
+def _labels(
+    path: Path, arrays: dict[str, np.ndarray], split: str, count: int
+) -> np.ndarray | None:
+    labels = arrays.get(f"y_{split}")
+    if labels is None:
+        return None
+    if labels.shape != (count,) or labels.dtype.kind not in "ui":
+        raise UserError(
+            f"{path}: y_{split} must be {count} integers; got {labels.dtype} of shape "
+            f"{labels.shape}"
+        )
+    return labels.astype(np.int32)
