@@ -704,6 +704,20 @@ def test_divergence_is_named(tmp_path, capsys):
     assert "training diverged" in capsys.readouterr().err
 
 
+def test_output_that_nobody_reads_ends_a_script_quietly():
+    script = Path(train.__file__)
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(
+        [sys.executable, script, "--help"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
 def test_help_is_readable(capsys):
     with pytest.raises(SystemExit) as stop:
         train.main(["vae-digits", "--help"])

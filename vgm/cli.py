@@ -129,16 +129,23 @@ def guarded(main: Callable[[], None]) -> int:
         main: The body.
 
     Returns:
-        0, 2 or 130.
+        0, 2 (a message), 130 (interrupted) or 141 (nobody reads the output).
     """
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; go on with the same command and --resume", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 
