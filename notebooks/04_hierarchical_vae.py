@@ -34,7 +34,7 @@ from vgm.bounds import hierarchical
 from vgm.densities import normal
 from vgm.divergences import kl_multivariate_normal
 from vgm.evaluation import figures
-from vgm.experiment import building, tables
+from vgm.experiment import stepping, tables
 from vgm.oracles import linear_chain
 from vgm.training.step import init_state
 from vgm.types import Batch
@@ -369,8 +369,8 @@ def train(config):
     """A configuration's model and parameters after its steps, and nothing else."""
     prepared = experiment.prepare(config)
     x, count = prepared.dataset.train.x, config.train.batch_size
-    optimizer = building.make_optimizer(config)
-    step = jax.jit(building.make_step(config, prepared.model, optimizer))
+    optimizer = stepping.make_optimizer(config)
+    step = jax.jit(stepping.make_step(config, prepared.model, optimizer))
     key_init, key_order, key_steps = jax.random.split(jax.random.key(config.seed), 3)
     observed = jnp.asarray(prepared.observe(key_init, jnp.asarray(x)))
     params = jax.jit(prepared.model.init)(key_init, observed)

@@ -17,7 +17,7 @@ from vgm import cli, configs, data, divergences
 from vgm.densities import bernoulli, categorical, normal
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
-from vgm.experiment import building, directory, setup
+from vgm.experiment import building, directory, setup, stepping, storage
 from vgm.training import loop, sharding
 from vgm.training.step import init_state
 from vgm.types import Batch
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 def benchmark(arguments: list[str] | None) -> None:
     args = cli.parse(Arguments, arguments, prog="benchmark.py")
     if args.output is not None:
-        directory.require_new_file(args.output, "--output")
+        storage.require_new_file(args.output, "--output")
     if args.what == "loop":
         title = "One epoch of vae-mnist, ms"
         groups = {"training loop": loop_sides(args.data_path)}
@@ -92,7 +92,7 @@ def benchmark(arguments: list[str] | None) -> None:
             "data": "random" if args.data_path is None else "mnist",
             "versions": directory.versions(),
         }
-        directory.write_json(args.output, content)
+        storage.write_json(args.output, content)
 
 
 def measure(
@@ -269,8 +269,8 @@ def loop_sides(path: Path | None) -> dict[str, Callable[[], None]]:
     stored = sharding.replicate(
         Batch(images, None, np.ones(len(images), np.float32)), mesh
     )
-    optimizer = building.make_optimizer(config)
-    step = building.make_step(config, model, optimizer)
+    optimizer = stepping.make_optimizer(config)
+    step = stepping.make_step(config, model, optimizer)
     batch_size = config.train.batch_size
     per_epoch = len(images) // batch_size
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from vgm import cli, configs, experiment
 from vgm.errors import UserError
-from vgm.experiment import building, directory, setup
+from vgm.experiment import directory, setup, stepping, storage
 from vgm.training import loop, sharding
 from vgm.training.step import init_state
 
@@ -57,7 +57,7 @@ def benchmark(arguments: list[str] | None) -> None:
     if args.num_steps < 1:
         raise UserError(f"--num-steps must be at least 1; got {args.num_steps}")
     if args.output is not None:
-        directory.require_new_file(args.output, "--output")
+        storage.require_new_file(args.output, "--output")
     cli.enable_compilation_cache()
     numbers = measure(args, configured(args))
     for name, value in numbers.items():
@@ -88,7 +88,7 @@ def measure(args: Arguments, config: configs.Config) -> dict[str, Any]:
         prepared.dataset.train, conditional=config.model.conditional
     )
     data = sharding.replicate(stored, mesh)
-    optimizer = building.make_optimizer(config)
+    optimizer = stepping.make_optimizer(config)
 
     @jax.jit
     def initial(key: Any, data: Any) -> Any:
@@ -97,7 +97,7 @@ def measure(args: Arguments, config: configs.Config) -> dict[str, Any]:
 
     state = sharding.replicate(initial(key, data), mesh)
     run_steps: Any = loop.compile_steps(
-        step=building.make_step(config, prepared.model, optimizer),
+        step=stepping.make_step(config, prepared.model, optimizer),
         observe=prepared.observe,
         batch_size=config.train.batch_size,
         mesh=mesh,

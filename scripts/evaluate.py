@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vgm import cli, configs, experiment
-from vgm.experiment import directory, results, tables
+from vgm.experiment import directory, results, storage, tables
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 def evaluate(arguments: list[str] | None) -> None:
     args = cli.parse(Arguments, arguments, prog="evaluate.py")
     if args.output is not None:
-        directory.require_new_file(args.output, "--output")
+        storage.require_new_file(args.output, "--output")
     cli.enable_compilation_cache()
     config, _ = directory.read_config(args.run)
     if args.data_path is not None:
@@ -66,7 +66,7 @@ def evaluate(arguments: list[str] | None) -> None:
             rows.append((name.replace("_", " "), f"{float(value):.2f} nats", how[name]))
     cli.print_table(f"{args.run}", rows, header=("quantity", "value", "how"))
     if args.output is not None:
-        directory.write_json(args.output, numbers)
+        storage.write_json(args.output, numbers)
 
 
 def changed(config: configs.Config, args: Arguments) -> configs.Config:

@@ -10,7 +10,7 @@ import numpy as np
 from vgm import cli
 from vgm.errors import UserError
 from vgm.evaluation import figures
-from vgm.experiment import directory, pictures
+from vgm.experiment import directory, pictures, storage
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def sample(arguments: list[str] | None) -> None:
     base = args.output or args.run / f"samples-seed-{args.seed}"
     archive, picture = (base.with_name(base.name + end) for end in (".npz", ".png"))
     for path in (archive, picture):
-        directory.require_new_file(path, "--output")
+        storage.require_new_file(path, "--output")
     condition = _labels(args, form.num_classes if config.model.conditional else 0)
     key = jax.random.key(args.seed)
     draw = jax.jit(model.sample, static_argnums=2)

@@ -27,7 +27,7 @@ import vgm
 from vgm import configs, experiment
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
-from vgm.experiment import directory, fitting, setup
+from vgm.experiment import directory, fitting, setup, storage
 
 ROOT = Path(__file__).parents[1]
 QUICK = [
@@ -746,5 +746,5 @@ def test_configurations_survive_json(preset):
 
 
 def test_the_json_of_a_result_has_no_nan(tmp_path):
-    directory.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.0]})
+    storage.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.0]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, 1.0]}

@@ -11,19 +11,10 @@ from jaxtyping import Array, Float
 
 from vgm.bounds import importance
 from vgm.bounds.elbo import ElboTerms
-from vgm.models import likelihoods
 from vgm.models.protocol import GenerativeModel, LatentVariableModel
 from vgm.types import Batch, Condition, Params, PRNGKey
 
 Observe = Callable[[PRNGKey, Any], Any]
-
-BASELINES = {
-    "levels": "categorical",
-    "binary": "bernoulli",
-    "grey-bernoulli": "bernoulli",
-    "density": "normal",
-}
-"""The family of the independent-pixel baseline, by observation."""
 
 
 class Estimate(NamedTuple):
@@ -296,30 +287,6 @@ def example_evidence(
         np.concatenate(column)[:num_examples] for column in zip(*rows, strict=True)
     )
     return Evidence(log_evidence, effective)
-
-
-def independent_baseline(
-    train: Any, test: Any, *, observation: str, levels: int, missing: bool = False
-) -> Float[Array, " batch"]:
-    """Log p(x) of test examples under independent coordinates fitted to training data.
-
-    Levels have a histogram each (one count added), bits a frequency, reals a normal.
-
-    Args:
-        train: Training observations.
-        test: Test observations.
-        observation: What the observations are.
-        levels: Number of levels.
-        missing: Observations come as ``Masked``.
-
-    Returns:
-        Log likelihoods, one an example, in nats.
-    """
-    family = likelihoods.likelihood(
-        BASELINES[observation], levels=levels, missing=missing
-    )
-    outputs = family.initial_bias(train)
-    return jax.lax.map(lambda x: family.log_prob(x, outputs), test)
 
 
 def active_units(

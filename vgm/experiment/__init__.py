@@ -8,6 +8,7 @@ from vgm.experiment import fitting as fitting
 from vgm.experiment import pictures as pictures
 from vgm.experiment import results as results
 from vgm.experiment import setup as setup
+from vgm.experiment import storage as storage
 from vgm.experiment.directory import load as load
 from vgm.experiment.reporter import Progress as Progress
 from vgm.experiment.reporter import Reporter as Reporter
@@ -41,5 +42,5 @@ def run(config: configs.Config, reporter: Reporter | None = None) -> dict[str, A
         reporter.say(f"{run_dir} is finished already; its result is unchanged")
         return directory.read_result(run_dir)
     fit = fitting.train(experiment, run_dir, reporter)
-    directory.save_params(run_dir / "params.npz", fit.best.params)
+    storage.save_params(run_dir / "params.npz", fit.best.params)
     return results.report(experiment, run_dir, fit, reporter)

@@ -11,12 +11,9 @@ report.html
 result.json        final numbers with units
 """
 
-import csv
 import importlib.metadata
 import json
-import os
 import platform
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ import numpy as np
 
 from vgm import configs
 from vgm.errors import UserError
+from vgm.experiment import storage
 from vgm.experiment.building import DataForm, build_model
 from vgm.experiment.setup import abstract_params
 from vgm.models import GenerativeModel
@@ -123,7 +121,7 @@ def write_config(run_dir: Path, config: configs.Config, form: DataForm) -> None:
         "data_form": form._asdict(),
         "versions": versions(),
     }
-    write_json(run_dir / "config.json", content)
+    storage.write_json(run_dir / "config.json", content)
 
 
 def read_config(run_dir: Path) -> tuple[configs.Config, DataForm]:
@@ -176,28 +174,6 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         raise UserError(f"{run_dir}/result.json is damaged; train again") from error
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all.
-
-    Args:
-        path: File.
-        content: Plain values; NaN and infinities become null.
-    """
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-    os.replace(draft, path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
-
-
 def read_likelihoods(run_dir: Path) -> dict[str, np.ndarray] | None:
     """Log likelihoods of a finished run's test examples, one by one.
 
@@ -212,76 +188,6 @@ def read_likelihoods(run_dir: Path) -> dict[str, np.ndarray] | None:
         return None
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
-
-
-def save_params(path: Path, params: Params) -> None:
-    """Write parameters as one ``.npz``, named by their place in the pytree.
-
-    Args:
-        path: File.
-        params: Parameters.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    named: dict[str, Any] = {
-        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(leaf)
-        for place, leaf in leaves
-    }
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("wb") as file:
-        np.savez(file, **named)
-    os.replace(draft, path)
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of metrics as CSV, whole or not at all.
-
-    Args:
-        path: File.
-        rows: Rows with the same names; None is left empty.
-    """
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(draft, path)
-
-
-def read_rows(path: Path, *, last_step: int) -> list[dict[str, Any]]:
-    """Read rows of metrics up to a step.
-
-    Args:
-        path: File.
-        last_step: Later rows are left out.
-
-    Returns:
-        The rows, numbers as numbers and empty as None; none if there is no file.
-    """
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = [
-            {name: float(value) if value else None for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
-    numbered = [{**row, "step": int(row["step"] or 0)} for row in rows]
-    return [row for row in numbered if row["step"] <= last_step]
-
-
-def require_new_file(path: Path, flag: str) -> None:
-    """Check that a file can be written without overwriting anything.
-
-    Args:
-        path: File.
-        flag: Flag that named it.
-
-    Raises:
-        UserError: If it exists or its folder does not.
-    """
-    if path.exists():
-        raise UserError(f"{flag} {path} exists; give another file")
-    if not path.parent.is_dir():
-        raise UserError(f"{flag} {path}: the folder {path.parent} does not exist")
 
 
 def require_same_data(run_dir: Path, now: DataForm) -> None:

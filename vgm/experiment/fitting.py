@@ -13,7 +13,7 @@ import numpy as np
 from vgm import configs
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
-from vgm.experiment import building, directory, setup
+from vgm.experiment import directory, setup, stepping, storage
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
 from vgm.training import checkpoints, loop, sharding
@@ -75,9 +75,9 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
         experiment.dataset.train, conditional=config.model.conditional
     )
     train_data = sharding.replicate(stored, mesh)
-    optimizer = building.make_optimizer(config)
+    optimizer = stepping.make_optimizer(config)
     run_steps = loop.compile_steps(
-        step=building.make_step(config, experiment.model, optimizer),
+        step=stepping.make_step(config, experiment.model, optimizer),
         observe=experiment.observe,
         batch_size=config.train.batch_size,
         mesh=mesh,
@@ -176,14 +176,14 @@ def _start(
     return Fit(
         sharding.replicate(TrainState(*restored.state), mesh),
         Best(params, meta["best_bound"], meta["best_step"], meta["stale"]),
-        directory.read_rows(run_dir / "metrics.csv", last_step=restored.step),
+        storage.read_rows(run_dir / "metrics.csv", last_step=restored.step),
         meta["seconds"],
     )
 
 
 def _record(run_dir: Path, manager: Any, events: Any, fit: Fit) -> None:
     """Write metrics first, then the checkpoint that stands for them."""
-    directory.write_rows(run_dir / "metrics.csv", fit.rows)
+    storage.write_rows(run_dir / "metrics.csv", fit.rows)
     _write_events(events, fit.rows[-1])
     checkpoints.save(
         manager,

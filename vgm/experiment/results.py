@@ -12,8 +12,8 @@ from vgm import configs, evaluation
 from vgm.bounds import pareto
 from vgm.data.arrays import take
 from vgm.errors import UserError
-from vgm.evaluation import likelihood, surgery
-from vgm.experiment import directory, pictures, setup, tables
+from vgm.evaluation import baselines, likelihood, surgery
+from vgm.experiment import directory, pictures, setup, storage, tables
 from vgm.experiment.fitting import Fit
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
@@ -129,7 +129,7 @@ def _baseline(experiment: Experiment, key: PRNGKey, stored: Batch) -> Any:
 
     @jax.jit
     def baseline(train: Any, test: Any) -> Any:
-        return likelihood.independent_baseline(
+        return baselines.independent_baseline(
             observe(key_train, train),
             observe(key_observe, test),
             observation=config.data.observation,
@@ -297,7 +297,7 @@ def report(
     )
     (run_dir / "report.html").write_text(page, encoding="utf-8")
     # Written last: a run is finished when its result is there.
-    directory.write_json(run_dir / "result.json", result)
+    storage.write_json(run_dir / "result.json", result)
     return result
 
 

@@ -1,0 +1,111 @@
+"""Files of a run, written whole or not at all."""
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vgm.errors import UserError
+from vgm.types import Params
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all.
+
+    Args:
+        path: File.
+        content: Plain values; NaN and infinities become null.
+    """
+    text = json.dumps(_plain(content), indent=2, allow_nan=False)
+    with _whole(path) as draft:
+        draft.write_text(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def save_params(path: Path, params: Params) -> None:
+    """Write parameters as one ``.npz``, named by their place in the pytree.
+
+    Args:
+        path: File.
+        params: Parameters.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    named: dict[str, Any] = {
+        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(leaf)
+        for place, leaf in leaves
+    }
+    with _whole(path) as draft, draft.open("wb") as file:
+        np.savez(file, **named)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of metrics as CSV, whole or not at all.
+
+    Args:
+        path: File.
+        rows: Rows with the same names; None is left empty.
+    """
+    with _whole(path) as draft, draft.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(path: Path, *, last_step: int) -> list[dict[str, Any]]:
+    """Read rows of metrics up to a step.
+
+    Args:
+        path: File.
+        last_step: Later rows are left out.
+
+    Returns:
+        The rows, numbers as numbers and empty as None; none if there is no file.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = [
+            {name: float(value) if value else None for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    numbered = [{**row, "step": int(row["step"] or 0)} for row in rows]
+    return [row for row in numbered if row["step"] <= last_step]
+
+
+def require_new_file(path: Path, flag: str) -> None:
+    """Check that a file can be written without overwriting anything.
+
+    Args:
+        path: File.
+        flag: Flag that named it.
+
+    Raises:
+        UserError: If it exists or its folder does not.
+    """
+    if path.exists():
+        raise UserError(f"{flag} {path} exists; give another file")
+    if not path.parent.is_dir():
+        raise UserError(f"{flag} {path}: the folder {path.parent} does not exist")
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A draft that takes the file's place when it is written."""
+    draft = path.with_name(path.name + ".tmp")
+    yield draft
+    os.replace(draft, path)
