@@ -27,7 +27,7 @@ def kl_normal(
 
         1/2 sum [ exp(2 d) - 1 - 2 d + ((q_mean - p_mean) / p_std)^2 ].
 
-    ``expm1`` keeps the first group non-negative and exact when q is close to p.
+    ``expm1_minus`` keeps the first group non-negative and exact when q is close to p.
 
     >>> import jax.numpy as jnp
     >>> float(kl_normal(jnp.ones(2), jnp.zeros(2), jnp.zeros(2), jnp.zeros(2)))
@@ -44,7 +44,7 @@ def kl_normal(
     """
     delta = q_log_std - p_log_std
     scaled_difference = (q_mean - p_mean) * jnp.exp(-p_log_std)
-    return 0.5 * jnp.sum(expm1_minus(2.0 * delta) + scaled_difference**2)
+    return 0.5 * jnp.sum(expm1_minus(2.0 * delta, plus=scaled_difference**2))
 
 
 def kl_standard_normal(
@@ -65,7 +65,7 @@ def kl_standard_normal(
     Returns:
         The divergence, summed over coordinates.
     """
-    return 0.5 * jnp.sum(expm1_minus(2.0 * q_log_std) + q_mean**2)
+    return 0.5 * jnp.sum(expm1_minus(2.0 * q_log_std, plus=q_mean**2))
 
 
 def kl_multivariate_normal(
