@@ -5,13 +5,12 @@ how many operations a step takes; with the device's peak that gives its utilisat
 """
 
 import dataclasses
-import json
 import resource
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +35,8 @@ class Arguments:
     """Steps timed, after one that is not."""
     batch_size: int | None = None
     """Examples a step; the preset's if not given."""
-    precision: str = "float32"
-    """What a diffusion's network is computed in: float32 or bfloat16."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What a diffusion's network is computed in."""
     peak_tflops: float | None = None
     """The device's peak at that precision, for the utilisation."""
     output: Path | None = None
@@ -63,7 +62,7 @@ def benchmark(arguments: list[str] | None) -> None:
     for name, value in numbers.items():
         print(f"{name:22} {value}")
     if args.output is not None:
-        args.output.write_text(json.dumps(numbers, indent=2) + "\n")
+        storage.write_json(args.output, numbers)
 
 
 def configured(args: Arguments) -> configs.Config:
@@ -71,7 +70,7 @@ def configured(args: Arguments) -> configs.Config:
     batch_size = args.batch_size or config.train.batch_size
     changes: dict[str, Any] = {
         "model": dataclasses.replace(config.model, precision=args.precision),
-        "train": dataclasses.replace(config.train, batch_size=batch_size),
+        "train": dataclasses.replace(config.train, batch_size=batch_size, patience=0),
     }
     if args.data_path is not None:
         changes["data"] = dataclasses.replace(

@@ -24,12 +24,20 @@ class Arguments:
     """Where the data are now, if they moved."""
     precision: Literal["float32", "bfloat16"] | None = None
     """What a diffusion's network is computed in; as it was trained if not given."""
-    evidence: bool = True
-    """Whether to estimate the evidence too."""
+    evidence: bool | None = None
+    """Whether to estimate the evidence too; where not given, if K is or as the run
+    did."""
     surgery: bool = False
     """Split the divergence into information and mismatch of the prior."""
     output: Path | None = None
     """File for the numbers, as JSON; it must not exist."""
+
+
+_SURGERY = {
+    "average_kl": "mean KL(q(z | x) ‖ p(z)), at most 2000 examples",
+    "mutual_information": "of z and which example; at most log of their number",
+    "marginal_kl": "KL(mean of q(z | x) ‖ p(z))",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,21 +57,18 @@ def evaluate(arguments: list[str] | None) -> None:
     prepared = experiment.prepare(config)
     directory.require_same_data(args.run, prepared.form)
     _, params = experiment.load(args.run)
+    parts: dict[str, float] = {}
+    if args.surgery:
+        found = results.dissect(prepared, params, split=args.split)
+        parts = {name: float(value) for name, value in found._asdict().items()}
     with cli.reporting() as reporter:
         numbers, _ = experiment.evaluate(
             prepared, params, split=args.split, reporter=reporter
         )
     rows = tables.result_table(numbers)
-    if args.surgery:
-        parts = results.dissect(prepared, params, split=args.split)
-        how = {
-            "average_kl": "mean KL(q(z | x) ‖ p(z)), at most 2000 examples",
-            "mutual_information": "of z and which example; at most log of their number",
-            "marginal_kl": "KL(mean of q(z | x) ‖ p(z))",
-        }
-        for name, value in parts._asdict().items():
-            numbers[f"{name}_nats"] = float(value)
-            rows.append((name.replace("_", " "), f"{float(value):.2f} nats", how[name]))
+    for name, value in parts.items():
+        numbers[f"{name}_nats"] = value
+        rows.append((name.replace("_", " "), f"{value:.2f} nats", _SURGERY[name]))
     cli.print_table(f"{args.run}", rows, header=("quantity", "value", "how"))
     if args.output is not None:
         storage.write_json(args.output, numbers)
@@ -77,8 +82,11 @@ def changed(config: configs.Config, args: Arguments) -> configs.Config:
     if args.num_importance_samples is not None:
         count = args.num_importance_samples
         evaluation = dataclasses.replace(evaluation, num_importance_samples=count)
-    if not args.evidence:
-        evaluation = dataclasses.replace(evaluation, evidence=False)
+    evidence = args.evidence
+    if evidence is None and args.num_importance_samples is not None:
+        evidence = True
+    if evidence is not None:
+        evaluation = dataclasses.replace(evaluation, evidence=evidence)
     return dataclasses.replace(config, model=model, evaluation=evaluation)
 
 

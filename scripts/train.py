@@ -7,7 +7,8 @@ from vgm.experiment import directory, tables
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return cli.guarded(lambda: train(arguments))
+    remedy = "; go on with the same command and --resume"
+    return cli.guarded(lambda: train(arguments), remedy=remedy)
 
 
 def train(arguments: list[str] | None) -> None:

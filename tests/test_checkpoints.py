@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vgm.errors import UserError
 from vgm.training import checkpoints
 from vgm.training.step import TrainState
 
@@ -48,6 +49,9 @@ def test_an_empty_folder_restores_nothing(tmp_path):
     assert restore(tmp_path / "c", []) is None
     with pytest.raises(FileNotFoundError):
         checkpoints.restore_params(tmp_path / "c", make_state(0.0).params)
+    with pytest.raises(FileNotFoundError):
+        checkpoints.restore_params(tmp_path / "d", make_state(0.0).params)
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_corrupt_newest_checkpoint_falls_back_and_says_so(tmp_path):
@@ -64,6 +68,26 @@ def test_a_corrupt_newest_checkpoint_falls_back_and_says_so(tmp_path):
     assert (tmp_path / "unreadable-checkpoints" / "2").is_dir()
     save_some(tmp_path / "c", [2])
     assert restore(tmp_path / "c", []).step == 2
+
+
+def test_where_no_checkpoint_can_be_read_none_is_touched(tmp_path):
+    save_some(tmp_path / "c", [1, 2])
+    for path in (tmp_path / "c").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    before = sorted((tmp_path / "c").rglob("*"))
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+        restore(tmp_path / "c", [])
+    assert sorted((tmp_path / "c").rglob("*")) == before
+    assert not (tmp_path / "unreadable-checkpoints").exists()
+
+
+def test_what_a_killed_run_left_half_written_goes(tmp_path):
+    save_some(tmp_path / "c", [1])
+    left = tmp_path / "c" / "2.orbax-checkpoint-tmp-1"
+    left.mkdir()
+    assert restore(tmp_path / "c", []).step == 1
+    assert not left.exists()
 
 
 def test_parameters_restore_as_host_arrays(tmp_path):

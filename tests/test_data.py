@@ -355,6 +355,29 @@ def test_a_prepared_tfds_set_equals_the_original_files(shared_data):
         assert (rows[0] == rows[1]).all()
 
 
+def test_reals_are_checked_as_training_will_see_them(tmp_path):
+    x = np.full((4, 2), 0.5)
+    x[0, 0] = 1e39
+    np.savez(tmp_path / "own.npz", x_train=x, x_test=x)
+    with pytest.raises(UserError, match="x_train has numbers beyond float32"):
+        data.load("own", tmp_path, num_validation=0)
+    x[0, 0] = 1.0 - 1e-9
+    np.savez(tmp_path / "own.npz", x_train=x, x_test=x)
+    loaded = data.load("own", tmp_path, num_validation=0).train.x
+    assert loaded.dtype == np.float32
+    assert loaded[0, 0] == 1.0
+
+
+def test_missing_cells_of_a_table(tmp_path):
+    rows = ["a,b", *["1,2"] * 10, "nan,2", ",NaN"]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    loaded = data.load("table", tmp_path, num_validation=0, missing="nan")
+    x = np.concatenate([loaded.train.x, loaded.validation.x, loaded.test.x])
+    assert np.isnan(x).sum(axis=0).tolist() == [2, 1]
+    with pytest.raises(UserError, match="line 12, column 1: 'nan' is no finite number"):
+        data.load("table", tmp_path, num_validation=0)
+
+
 def test_cifar_batches_are_read_in_order(tmp_path):
     """Planes of red, green and blue, a label before each image."""
     rng = np.random.default_rng(0)
@@ -366,6 +389,9 @@ def test_cifar_batches_are_read_in_order(tmp_path):
     for name, part in (("data_batch_1", 0), ("data_batch_2", 2), ("test_batch", 4)):
         stop = {0: 2, 2: 4, 4: 5}[part]
         (tmp_path / f"{name}.bin").write_bytes(rows[part:stop].tobytes())
+    # Left beside its packed form, a batch is one batch.
+    packed = gzip.compress((tmp_path / "data_batch_1.bin").read_bytes())
+    (tmp_path / "data_batch_1.bin.gz").write_bytes(packed)
     dataset = data.load("cifar10", tmp_path, num_validation=1)
     np.testing.assert_array_equal(dataset.train.x, images[:3])
     np.testing.assert_array_equal(dataset.validation.x, images[3:4])

@@ -24,7 +24,7 @@ from bad_input import check_one_line
 from test_data import make_idx_folder
 
 import vgm
-from vgm import configs, experiment
+from vgm import cli, configs, experiment
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
 from vgm.experiment import directory, fitting, setup, storage
@@ -623,14 +623,20 @@ def test_other_data_than_the_runs_are_refused(tmp_path, capsys):
         str(run_dir),
     ]
     assert train.main(arguments) == 0
-    np.savez(archive, x_train=x, x_test=x[5:10], levels=17)
     (run_dir / "result.json").unlink()
-    for again in (
-        lambda: train.main([*arguments, "--resume"]),
-        lambda: evaluate.main([str(run_dir)]),
+    for changed, x_train, x_test in (
+        ("test_digest", x, x[5:10]),
+        ("train_digest", np.roll(x, 1), x[:5]),
+        ("validation_digest", np.concatenate([x[:35], 16 - x[35:]]), x[:5]),
     ):
-        assert again() == 2
-        assert "made with other data (test_digest" in capsys.readouterr().err
+        np.savez(archive, x_train=x_train, x_test=x_test, levels=17)
+        for again in (
+            lambda: train.main([*arguments, "--resume"]),
+            lambda: evaluate.main([str(run_dir)]),
+        ):
+            assert again() == 2
+            message = capsys.readouterr().err
+            assert f"made with other data ({changed}" in message
 
 
 @pytest.mark.slow
@@ -682,6 +688,10 @@ def test_a_bound_that_is_not_finite_is_never_the_best():
     for n, bound in enumerate([float("nan"), -100.0, -90.0, float("inf")]):
         best = fitting._better(best, {"a": n}, bound, n)
     assert best == fitting.Best({"a": 2}, -90.0, 2, 1)
+    # Where none has been finite, the newest parameters are kept.
+    never = fitting.Best({"a": 1}, None, 1, 1)
+    kept = fitting._better(never, {"a": 2}, float("-inf"), 2)
+    assert kept == fitting.Best({"a": 2}, None, 2, 2)
 
 
 @pytest.mark.parametrize("script", [evaluate, sample, compare])
@@ -702,6 +712,37 @@ def test_divergence_is_named(tmp_path, capsys):
     arguments = [*QUICK, "--optimizer.learning-rate", "1e30"]
     assert train.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
     assert "training diverged" in capsys.readouterr().err
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    storage.write_rows(tmp_path / "rows.csv", [{"step": 1}])
+    with pytest.raises(ValueError, match="fields not in fieldnames"):
+        storage.write_rows(tmp_path / "rows.csv", [{"step": 2}, {"b": 3}])
+    assert storage.read_rows(tmp_path / "rows.csv", last_step=9) == [{"step": 1}]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, False),
+        ({"num_importance_samples": 5}, True),
+        ({"num_importance_samples": 5, "evidence": False}, False),
+        ({"evidence": True}, True),
+    ],
+)
+def test_asking_for_k_asks_for_the_evidence(flags, expected):
+    _, config = configs.PRESETS["vdm-mnist"]
+    args = evaluate.Arguments(Path("run"), **flags)
+    assert evaluate.changed(config, args).evaluation.evidence is expected
+
+
+def test_whoever_interrupts_is_told_how_to_go_on(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert cli.guarded(interrupted, remedy="; go on") == 130
+    assert capsys.readouterr().err == "interrupted; go on\n"
 
 
 def test_output_that_nobody_reads_ends_a_script_quietly():

@@ -1,5 +1,6 @@
 """Flows and autoregressive models through the scripts: tables, targets, bad input."""
 
+import csv
 import json
 import math
 
@@ -148,6 +149,10 @@ def test_presets_train_to_a_report(arguments, tmp_path):
     assert train.main([*arguments, *few, "--run-dir", str(run_dir)]) == 0
     result = json.loads((run_dir / "result.json").read_text())
     assert math.isfinite(result["elbo_nats"])
+    with (run_dir / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # The error of flow matching is no bound.
+    assert all((row["train_bound"] == "") == ("cnf-2d" in arguments) for row in rows)
     # Better than independent coordinates is much to ask of 40 steps; not far below.
     assert result["elbo_nats"] > result["baseline_nats"] - 40
     vgm.load(run_dir)
@@ -234,7 +239,7 @@ BAD_INPUT = {
     ),
     "a logarithm of what is negative": (
         ["flow-2d", "--flow.transform", "log"],
-        r"flow\.transform 'log' needs numbers above 0 and below inf; the training data",
+        r"flow\.transform 'log' needs numbers above 0 and below inf; the train split",
     ),
     "a conditional target": (
         ["flow-target-2d", "--model.conditional"],

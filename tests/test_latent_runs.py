@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import evaluate
 import jax.numpy as jnp
@@ -79,6 +80,23 @@ def test_what_follows_a_hierarchy(tmp_path, capsys):
     assert train.main([*other, "--run-dir", str(tmp_path / "other")]) == 2
     assert "it is of another model or form of data" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+    # Once begun, a run no longer needs the one that it began from.
+    shutil.rmtree(run_dir)
+    begun = [*further, "--run-dir", str(tmp_path / "further"), "--resume"]
+    assert train.main(begun) == 0
+
+
+@pytest.mark.slow
+def test_validation_is_never_what_a_source_was_trained_on(tmp_path, capsys):
+    arguments = ["vae-digits", *SMALL, "--model.latent-dim", "2"]
+    whole = ["--data.train-on-validation", "--train.patience", "0"]
+    run_dir, result = trained(tmp_path, [*arguments, *whole])
+    assert result["validation_bound_nats"] is None
+    from_it = ["--train.init-from", str(run_dir)]
+    other = ["--run-dir", str(tmp_path / "other")]
+    assert train.main([*arguments, *from_it, *other]) == 2
+    assert "examples that are validation here" in capsys.readouterr().err
+    trained(tmp_path, [*arguments, *whole, *from_it], "further")
 
 
 @pytest.mark.slow

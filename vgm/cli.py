@@ -1,7 +1,7 @@
 """What the scripts share: typed arguments, one-line errors, progress.
 
 A script's ``main`` takes arguments and returns an exit status: 0; 2 for bad input,
-after one line on standard error; 130 if interrupted.
+after one line on standard error; 130 if interrupted; 141 if nobody reads the output.
 """
 
 import contextlib
@@ -122,11 +122,12 @@ def condense(boxed: str) -> str:
     return f"{message}; see --help"
 
 
-def guarded(main: Callable[[], None]) -> int:
+def guarded(main: Callable[[], None], *, remedy: str = "") -> int:
     """Run a script's body and turn its end into an exit status.
 
     Args:
         main: The body.
+        remedy: What to say to whoever interrupts it.
 
     Returns:
         0, 2 (a message), 130 (interrupted) or 141 (nobody reads the output).
@@ -140,7 +141,7 @@ def guarded(main: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; go on with the same command and --resume", file=sys.stderr)
+        print(f"interrupted{remedy}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The interpreter flushes once more at its end.
@@ -206,11 +207,14 @@ def _print_progress(news: Progress) -> None:
 
 
 def _status(row: Mapping[str, Any]) -> str:
-    parts = [f"bound {row['train_bound']:.2f} nats"]
+    bound = row["train_bound"]
+    parts = [f"loss {row['train_loss']:.4f}"]
+    if bound is not None:
+        parts = [f"bound {bound:.2f} nats"]
     if row["validation_bound"] is not None:
         parts.append(f"validation {row['validation_bound']:.2f}")
     if row["train_skipped"]:
-        parts.append(f"{row['train_skipped']:.0f} non-finite steps skipped")
+        parts.append(f"{row['train_skipped']:.0f} steps skipped")
     parts.append(f"{row['steps_per_second']:.0f} steps/s")
     return ", ".join(parts)
 

@@ -12,6 +12,8 @@ from vgm.errors import UserError
 def load_npz(path: Path, missing: str) -> Dataset:
     """Arrays x_train and x_test, perhaps x_valid, labels y_* and levels.
 
+    Reals are kept in float32.
+
     Args:
         path: File.
         missing: "nan" where NaN marks a missing number.
@@ -50,11 +52,22 @@ def load_npz(path: Path, missing: str) -> Dataset:
         levels = _levels(path, arrays, x)
         dtype = np.uint8 if levels <= 256 else np.int32
         x = {split: array.astype(dtype) for split, array in x.items()}
+    else:
+        x = {split: _reals(path, split, array) for split, array in x.items()}
     splits = {
         split: Split(array, _labels(path, arrays, split, len(array)))
         for split, array in x.items()
     }
     return Dataset(splits["train"], splits.get("valid"), splits["test"], levels)
+
+
+def _reals(path: Path, split: str, array: np.ndarray) -> np.ndarray:
+    """In float32, as training computes: what is checked is what it will see."""
+    with np.errstate(over="ignore"):
+        reals = array.astype(np.float32)
+    if np.isinf(reals).any():
+        raise UserError(f"{path}: x_{split} has numbers beyond float32; scale them")
+    return reals
 
 
 def _levels(path: Path, arrays: dict[str, np.ndarray], x: dict[str, np.ndarray]) -> int:

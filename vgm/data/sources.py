@@ -42,7 +42,7 @@ def load(
             data have no validation split of their own; 0 for none.
         train_on_validation: Whether what would be the validation split is training
             data instead.
-        missing: "nan" where NaN marks a missing number in an ``.npz``.
+        missing: "nan" where NaN marks a missing number in an ``.npz`` or ``.csv``.
 
     Returns:
         The data set.
@@ -105,7 +105,10 @@ def _load_path(name: str, path: Path, missing: str) -> Dataset | None:
     single = [found for end in _FILES for found in sorted(path.glob(f"*{end}"))]
     if len(single) == 1:
         return _load_file(single[0], missing)
-    raise UserError(f"data.path {path} holds no data set {name!r}: {FOLDER_HELP}")
+    raise UserError(
+        f"data.path {path} holds no data set {name!r}: {FOLDER_HELP}, filled by: "
+        f"tfds build {name} --file_format=array_record --data_dir {path}"
+    )
 
 
 def _load_file(path: Path, missing: str) -> Dataset:
@@ -114,7 +117,7 @@ def _load_file(path: Path, missing: str) -> Dataset:
     if path.suffix == ".mat":
         return _load_omniglot(path)
     if path.name.endswith((".csv", ".csv.gz")):
-        return load_csv(path)
+        return load_csv(path, missing=missing)
     raise UserError(
         f"data.path {path} is no .npz, .csv or .mat file; give its folder instead"
     )
@@ -158,9 +161,10 @@ def _load_amat(folder: Path) -> Dataset:
 
 
 def _load_cifar(folder: Path) -> Dataset:
-    train = [
-        files.read_cifar(path) for path in sorted(folder.glob("data_batch_*.bin*"))
-    ]
+    # A batch may lie there twice, packed and unpacked.
+    batches = folder.glob("data_batch_*.bin*")
+    names = sorted({path.name.removesuffix(".gz") for path in batches})
+    train = [files.read_cifar(_find(folder, name)) for name in names]
     test = files.read_cifar(_find(folder, "test_batch.bin"))
     images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
     return Dataset(Split(images, labels), None, Split(*test), levels=256)

@@ -12,7 +12,7 @@ from vgm.errors import UserError
 MIN_ROWS = 10
 
 
-def load_csv(path: Path) -> Dataset:
+def load_csv(path: Path, *, missing: str = "none") -> Dataset:
     """A .csv or .csv.gz of numbers, kept in float32, with or without a line of names.
 
     A first line counts as names where no cell of it is a number.
@@ -22,6 +22,8 @@ def load_csv(path: Path) -> Dataset:
 
     Args:
         path: File.
+        missing: "nan" where NaN or an empty cell marks a missing number, "none" where
+            it is an error.
 
     Returns:
         The data set.
@@ -40,7 +42,7 @@ def load_csv(path: Path) -> Dataset:
     except csv.Error as error:
         raise UserError(f"{path} is no table ({error}); save it again") from error
     header = 1 if rows and not any(_is_number(cell) for cell in rows[0][1]) else 0
-    x = _numbers(path, rows[header:])
+    x = _numbers(path, rows[header:], missing)
     if len(x) < MIN_ROWS:
         raise UserError(f"{path} has {len(x)} rows; needs at least {MIN_ROWS}")
     order = np.random.default_rng(0).permutation(len(x))
@@ -58,7 +60,8 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _numbers(path: Path, rows: list[tuple[int, list[str]]]) -> np.ndarray:
+def _numbers(path: Path, rows: list[tuple[int, list[str]]], missing: str) -> np.ndarray:
+    absent = ("", "nan") if missing == "nan" else ()
     for line, row in rows:
         if len(row) != len(rows[0][1]):
             raise UserError(
@@ -66,7 +69,9 @@ def _numbers(path: Path, rows: list[tuple[int, list[str]]]) -> np.ndarray:
                 f"{len(rows[0][1])}; make them alike"
             )
         for column, cell in enumerate(row, 1):
-            if not _is_number(cell) or not np.isfinite(np.float32(cell)):
+            if cell.strip().lower() in absent:
+                row[column - 1] = "nan"
+            elif not _is_number(cell) or not np.isfinite(np.float32(cell)):
                 raise UserError(
                     f"{path}, line {line}, column {column}: {cell!r} is no finite "
                     "number; mend or remove the row"

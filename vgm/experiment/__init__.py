@@ -32,7 +32,8 @@ def run(config: configs.Config, reporter: Reporter | None = None) -> dict[str, A
     """
     reporter = reporter or Reporter()
     experiment = prepare(config)
-    fitting.require_source(experiment)
+    if not directory.has_begun(directory.run_directory(config)):
+        directory.require_source(experiment)
     run_dir = directory.claim(config)
     if not (run_dir / "config.json").exists():
         directory.write_config(run_dir, config, experiment.form)

@@ -19,12 +19,16 @@ class DataForm(NamedTuple):
         levels: Number of integer levels; 0 for reals.
         num_classes: Number of labels; 0 without.
         test_digest: Hash of the test examples as they are stored, in any order.
+        train_digest: Hash of the training examples, in their order.
+        validation_digest: Hash of the validation examples, in theirs.
     """
 
     event_shape: tuple[int, ...]
     levels: int
     num_classes: int
     test_digest: str
+    train_digest: str = ""
+    validation_digest: str = ""
 
 
 def build_model(config: configs.Config, form: DataForm) -> GenerativeModel:

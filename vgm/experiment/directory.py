@@ -7,7 +7,7 @@ checkpoints/       Orbax, newest two
 params.npz         parameters of the finished run, for people without Orbax
 likelihoods.npz    log likelihoods of the test examples, one by one
 samples.png, reconstructions.png, curves.png, steps.png, layers.png,
-report.html
+density.png, report.html
 result.json        final numbers with units
 """
 
@@ -24,7 +24,7 @@ from vgm import configs
 from vgm.errors import UserError
 from vgm.experiment import storage
 from vgm.experiment.building import DataForm, build_model
-from vgm.experiment.setup import abstract_params
+from vgm.experiment.setup import Experiment, abstract_params
 from vgm.models import GenerativeModel
 from vgm.training import checkpoints
 from vgm.types import Params
@@ -202,11 +202,61 @@ def require_same_data(run_dir: Path, now: DataForm) -> None:
     """
     _, then = read_config(run_dir)
     for name, before, after in zip(DataForm._fields, then, now, strict=True):
-        if before != after:
+        # Runs of earlier versions have no digest of what they train on.
+        if before not in (after, ""):
             raise UserError(
                 f"data.path: {run_dir} was made with other data ({name} {before} "
                 f"before, {after} now); give the same data"
             )
+
+
+def has_begun(run_dir: Path) -> bool:
+    """Whether a run has something to go on from.
+
+    Args:
+        run_dir: Folder of the run.
+
+    Returns:
+        Whether there is a checkpoint or a result.
+    """
+    checkpoint = next((run_dir / "checkpoints").glob("[0-9]*"), None)
+    return checkpoint is not None or (run_dir / "result.json").exists()
+
+
+def require_source(experiment: Experiment) -> None:
+    """Check that training can start from another run's parameters, if it is to.
+
+    Args:
+        experiment: Experiment.
+
+    Raises:
+        UserError: If there is no such run, it is of another model or form of data, or
+            it was trained on what is validation here.
+    """
+    source, own = experiment.config.train.init_from, experiment.config
+    if source is None:
+        return
+    config, form = read_config(source)
+    same = (config.model, config.latent, config.diffusion, config.flow) == (
+        own.model,
+        own.latent,
+        own.diffusion,
+        own.flow,
+    )
+    if not same or form[:3] != experiment.form[:3]:
+        raise UserError(
+            f"train.init-from {source}: it is of another model or form of data; give a "
+            "run whose model, latent, diffusion and flow flags are the same"
+        )
+    before, now = config.data, own.data
+    trained_on = (
+        before.train_on_validation or before.num_validation < now.num_validation
+    )
+    if before.name == now.name and not now.train_on_validation and trained_on:
+        raise UserError(
+            f"train.init-from {source}: it was trained on examples that are validation "
+            "here; give it its --data.num-validation, or --data.train-on-validation"
+        )
 
 
 def versions() -> dict[str, str]:

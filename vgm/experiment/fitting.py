@@ -26,7 +26,8 @@ class Best(NamedTuple):
 
     Attributes:
         params: Parameters.
-        bound: Their bound on validation, in nats; None without validation.
+        bound: Their bound on validation, in nats; None without validation, or before
+            one was finite.
         step: Step they come from.
         stale: Evaluations since then.
     """
@@ -44,7 +45,7 @@ class Fit(NamedTuple):
         state: Training state.
         best: Parameters to use so far.
         rows: Rows of metrics.
-        seconds: Seconds spent training.
+        seconds: Seconds spent training, without validation.
     """
 
     state: TrainState
@@ -95,10 +96,11 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
             )
             if not _progresses(config, metrics, state, stop - step):
                 raise _diverged(stop - step, stop)
+            jax.block_until_ready(state)
+            elapsed = time.perf_counter() - start
             # Donation hands the state's buffers to the next dispatch: keep a copy.
             candidate = jax.tree.map(jnp.copy, state.ema_params or state.params)
             bound = validate(candidate)
-            elapsed = time.perf_counter() - start
             row = _row(config, metrics, bound, stop, (stop - step) / elapsed)
             fit = Fit(
                 state,
@@ -114,34 +116,12 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
             f"kept the parameters of step {fit.best.step}, best on validation "
             f"({fit.best.bound:.2f} nats)"
         )
-    return fit
-
-
-def require_source(experiment: Experiment) -> None:
-    """Check that the run that training starts from, if any, is of the same model.
-
-    Args:
-        experiment: Experiment.
-
-    Raises:
-        UserError: If there is no such run, or it is of another model or form of data.
-    """
-    source = experiment.config.train.init_from
-    if source is None:
-        return
-    config, form = directory.read_config(source)
-    own = experiment.config
-    same = (config.model, config.latent, config.diffusion, config.flow) == (
-        own.model,
-        own.latent,
-        own.diffusion,
-        own.flow,
-    )
-    if not same or form[:3] != experiment.form[:3]:
-        raise UserError(
-            f"train.init-from {source}: it is of another model or form of data; give a "
-            "run whose model, latent, diffusion and flow flags are the same"
+    elif experiment.dataset.validation is not None:
+        reporter.say(
+            f"no bound on validation was finite: kept the newest parameters, of step "
+            f"{fit.best.step}"
         )
+    return fit
 
 
 def _start(
@@ -246,8 +226,9 @@ def _better(best: Best, params: Params, bound: float | None, step: int) -> Best:
     if bound is None:
         return Best(params, None, step, 0)
     if not np.isfinite(bound):
-        kept = params if best.params is None else best.params
-        return best._replace(params=kept, stale=best.stale + 1)
+        newest = Best(params, None, step, best.stale)
+        kept = newest if best.bound is None else best
+        return kept._replace(stale=best.stale + 1)
     if best.bound is None or bound > best.bound:
         return Best(params, bound, step, 0)
     return best._replace(stale=best.stale + 1)
@@ -286,12 +267,15 @@ def _row(
 ) -> dict[str, Any]:
     values = jax.device_get(metrics)._asdict()
     # Where the loss is no bound, a weighted error or a tempered one say, the ELBO it
-    # comes with is.
+    # comes with is; a matching error comes with none.
     spec = config.objective
     tempered = spec.name == "elbo" and (spec.kl_warmup_steps or spec.free_nats)
     no_bound = spec.name == "weighted" or tempered
-    train_bound = values["elbo"] if no_bound else -values["loss"]
-    row: dict[str, Any] = {"step": step, "train_bound": float(train_bound)}
+    train_bound = float(values["elbo"] if no_bound else -values["loss"])
+    row: dict[str, Any] = {
+        "step": step,
+        "train_bound": None if spec.name == "flow-matching" else train_bound,
+    }
     for name, value in values.items():
         row[f"train_{name}"] = float(value)
     return {**row, "validation_bound": bound, "steps_per_second": rate}

@@ -10,7 +10,7 @@ import numpy as np
 
 from vgm import configs, evaluation
 from vgm.bounds import pareto
-from vgm.data.arrays import take
+from vgm.data.arrays import Split, take
 from vgm.errors import UserError
 from vgm.evaluation import baselines, likelihood, surgery
 from vgm.experiment import directory, pictures, setup, storage, tables
@@ -48,12 +48,7 @@ def evaluate(
     """
     reporter = reporter or Reporter()
     config, model = experiment.config, experiment.model
-    examples = getattr(experiment.dataset, split)
-    if examples is None:
-        raise UserError(
-            f"--split {split}: this run has none; use test, or train with "
-            "--data.num-validation"
-        )
+    examples = _examples(experiment, split)
     stored = jax.device_put(
         setup.stored_batch(examples, conditional=config.model.conditional)
     )
@@ -93,6 +88,13 @@ def evaluate(
     if isinstance(model, LatentVariableModel):
         numbers["active_units"] = _active_units(experiment, params, key, stored)
     return numbers, by_example
+
+
+def _examples(experiment: Experiment, split: str) -> Split:
+    examples = getattr(experiment.dataset, split)
+    if examples is None:
+        raise UserError(f"--split {split}: this run kept none; use --split test")
+    return examples
 
 
 def is_exact(model: GenerativeModel) -> bool:
@@ -171,12 +173,12 @@ def dissect(
         The parts, in nats.
 
     Raises:
-        UserError: If the model has no latents.
+        UserError: If the model has no latents, or there is no such split.
     """
     model, config = experiment.model, experiment.config
     if not isinstance(model, LatentVariableModel):
         raise UserError("--surgery needs a model with latent variables")
-    examples = take(getattr(experiment.dataset, split), slice(0, limit))
+    examples = take(_examples(experiment, split), slice(0, limit))
     stored = setup.stored_batch(examples, conditional=config.model.conditional)
     key_observe, key_terms, key_z = jax.random.split(setup.run_keys(config).test, 3)
 

@@ -58,30 +58,34 @@ def prepare(config: configs.Config) -> Experiment:
     if config.data.observation == "binary" and config.data.binarization == "static":
         dataset = observations.binarize_once(dataset)
     if config.model.family == "flow":
-        _require_support(dataset.train.x, config.flow.transform)
+        for name in ("train", "validation"):
+            _require_support(name, getattr(dataset, name), config.flow.transform)
     form = data_form(dataset)
     model = build_model(config, form)
     if config.model.conditional:
         _require_labels(dataset, form.num_classes)
     if config.train.patience and dataset.validation is None:
+        trained_on = config.data.train_on_validation
+        flag = "no-train-on-validation" if trained_on else "num-validation"
         raise UserError(
             "train.patience needs a validation split to judge by; give "
-            "--data.num-validation or --data.no-train-on-validation, or "
-            "--train.patience 0"
+            f"--data.{flag}, or --train.patience 0"
         )
     return Experiment(config, form, dataset, model, observer(config, form))
 
 
-def _require_support(x: np.ndarray, transform: str) -> None:
-    """Training data must lie where a flow's first transform is defined."""
+def _require_support(name: str, split: data.Split | None, transform: str) -> None:
+    """What a flow learns from must lie where its first transform is defined."""
+    if split is None:
+        return
     low, high = {"log": (0.0, np.inf), "logit": (0.0, 1.0)}.get(
         transform, (-np.inf, np.inf)
     )
-    outside = x[(x <= low) | (x >= high)]
+    outside = split.x[(split.x <= low) | (split.x >= high)]
     if outside.size:
         raise UserError(
             f"flow.transform {transform!r} needs numbers above {low:g} and below "
-            f"{high:g}; the training data have {outside[0]:g}; use 'standardize'"
+            f"{high:g}; the {name} split has {outside[0]:g}; use 'standardize'"
         )
 
 
@@ -97,7 +101,14 @@ def data_form(dataset: data.Dataset) -> DataForm:
     labels = dataset.train.labels
     num_classes = 0 if labels is None else int(labels.max()) + 1
     shape = tuple(dataset.train.x.shape[1:])
-    return DataForm(shape, dataset.levels, num_classes, _digest(dataset.test.x))
+    splits = dataset.train, dataset.validation
+    return DataForm(
+        shape,
+        dataset.levels,
+        num_classes,
+        _digest(dataset.test.x),
+        *("" if split is None else _ordered_digest(split) for split in splits),
+    )
 
 
 def example_digests(x: np.ndarray) -> np.ndarray:
@@ -120,6 +131,14 @@ def _digest(x: np.ndarray) -> str:
         return hashlib.sha256(str(x.shape).encode()).hexdigest()[:16]
     whole = rows.view(f"V{rows.shape[1] * rows.itemsize}").ravel()
     return hashlib.sha256(np.sort(whole).tobytes()).hexdigest()[:16]
+
+
+def _ordered_digest(split: data.Split) -> str:
+    found = hashlib.sha256(str(split.x.shape).encode())
+    for array in split:
+        if array is not None:
+            found.update(memoryview(np.ascontiguousarray(array).reshape(-1)))
+    return found.hexdigest()[:16]
 
 
 def _require_labels(dataset: data.Dataset, num_classes: int) -> None:

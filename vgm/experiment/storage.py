@@ -106,6 +106,9 @@ def require_new_file(path: Path, flag: str) -> None:
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """A draft that takes the file's place when it is written."""
-    draft = path.with_name(path.name + ".tmp")
-    yield draft
-    os.replace(draft, path)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

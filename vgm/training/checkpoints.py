@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from vgm.errors import UserError
 from vgm.types import Params
 
 
@@ -43,7 +44,9 @@ def open_manager(directory: Path, *, max_to_keep: int = 2) -> ocp.CheckpointMana
         The manager; close it so that the last save is complete.
     """
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=max_to_keep, enable_async_checkpointing=True
+        max_to_keep=max_to_keep,
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(directory.resolve(), options=options)
 
@@ -82,7 +85,7 @@ def restore_latest(
     *,
     warn: Callable[[str], None],
 ) -> Restored | None:
-    """The newest checkpoint that can be read; unreadable ones are set aside.
+    """The newest checkpoint that can be read; unreadable newer ones are set aside.
 
     Args:
         manager: Manager.
@@ -92,7 +95,11 @@ def restore_latest(
 
     Returns:
         The checkpoint, in host arrays, or None if there is none.
+
+    Raises:
+        UserError: If there are checkpoints and none can be read.
     """
+    failed: list[tuple[int, Exception]] = []
     for step in sorted(manager.all_steps(), reverse=True):
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(_host_like(abstract_state)),
@@ -104,14 +111,20 @@ def restore_latest(
         # Orbax and TensorStore raise many types for a damaged file: any of them means
         # that this checkpoint is of no use.
         except Exception as error:
-            aside = _set_aside(manager, step)
-            reason = str(error).strip().split("\n")[0][:80]
-            warn(
-                f"checkpoint {step} cannot be read ({type(error).__name__}: {reason}); "
-                f"moved to {aside}, going back to the one before"
-            )
+            failed.append((step, error))
             continue
+        for newer, error in failed:
+            aside = _set_aside(manager, newer)
+            warn(
+                f"checkpoint {newer} cannot be read ({_reason(error)}); moved to "
+                f"{aside}, going back to the one before"
+            )
         return Restored(step, restored["state"], restored["params"], restored["meta"])
+    if failed:
+        raise UserError(
+            f"no checkpoint in {manager.directory} can be read "
+            f"({_reason(failed[0][1])}); train again in another --run-dir"
+        )
     return None
 
 
@@ -131,7 +144,10 @@ def restore_params(directory: Path, abstract_params: Params) -> Params:
     restore = ocp.args.Composite(
         params=ocp.args.StandardRestore(_host_like(abstract_params))
     )
-    with ocp.CheckpointManager(directory.resolve()) as manager:
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no checkpoints: {directory} does not exist")
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(directory.resolve(), options=options) as manager:
         for step in sorted(manager.all_steps(), reverse=True):
             try:
                 return manager.restore(step, args=restore)["params"]
@@ -139,6 +155,11 @@ def restore_params(directory: Path, abstract_params: Params) -> Params:
             except Exception:
                 continue
     raise FileNotFoundError(f"no readable checkpoint in {directory}")
+
+
+def _reason(error: Exception) -> str:
+    first = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {first[:80]}"
 
 
 def _host_like(tree: Any) -> Any:
