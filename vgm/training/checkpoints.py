@@ -146,7 +146,7 @@ def restore_params(directory: Path, abstract_params: Params) -> Params:
     )
     if not directory.is_dir():
         raise FileNotFoundError(f"no checkpoints: {directory} does not exist")
-    options = ocp.CheckpointManagerOptions(read_only=True)
+    options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(directory.resolve(), options=options) as manager:
         for step in sorted(manager.all_steps(), reverse=True):
             try:
