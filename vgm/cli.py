@@ -208,9 +208,8 @@ def _print_progress(news: Progress) -> None:
 
 def _status(row: Mapping[str, Any]) -> str:
     bound = row["train_bound"]
-    parts = [f"loss {row['train_loss']:.4f}"]
-    if bound is not None:
-        parts = [f"bound {bound:.2f} nats"]
+    loss = f"loss {row['train_loss']:.4f}"
+    parts = [loss if bound is None else f"bound {bound:.2f} nats"]
     if row["validation_bound"] is not None:
         parts.append(f"validation {row['validation_bound']:.2f}")
     if row["train_skipped"]:
