@@ -97,13 +97,18 @@ def test_kl_keeps_its_digits_near_equality_in_float32(delta):
     np.testing.assert_allclose(actual, expected, rtol=5e-7)
 
 
+def expm1_minus(x):
+    """exp(x) - 1 - x, each by itself."""
+    zero = jnp.zeros((), x.dtype)
+    return 2.0 * jnp.vectorize(lambda one: numerics.sum_half_expm1_minus(one, zero))(x)
+
+
 def test_expm1_minus_is_smooth_where_its_forms_meet(x64):
-    x = jnp.asarray([-1.0, -0.5, 0.5, 1.0])
+    half_log2 = 0.5 * np.log(2.0)
+    x = jnp.asarray([-1.0, -0.5, 0.5, 1.0, *(half_log2 * np.arange(-5, 6, 2)), -50.0])
     below, above = x * (1 - 1e-12), x * (1 + 1e-12)
-    np.testing.assert_allclose(
-        divergences.expm1_minus(below), divergences.expm1_minus(above), rtol=1e-10
-    )
-    gradient = jax.vmap(jax.grad(divergences.expm1_minus))
+    np.testing.assert_allclose(expm1_minus(below), expm1_minus(above), rtol=1e-10)
+    gradient = jax.vmap(jax.grad(expm1_minus))
     x = jnp.asarray([1e-8, 0.4, 0.6, 0.9, 1.1, 3.0])
     x = jnp.concatenate([-x[1:], jnp.zeros(1), x])
     np.testing.assert_allclose(gradient(x), jnp.expm1(x), rtol=1e-13, atol=1e-300)
@@ -258,7 +263,7 @@ def test_expm1_minus_to_the_last_digits(x64_on, tolerance):
     x = np.concatenate([-np.logspace(-6, 0.7, 60), np.logspace(-6, 0.7, 60)])
     with jax.enable_x64(x64_on):
         given = jnp.asarray(x)
-        actual = np.asarray(numerics.expm1_minus(given), np.longdouble)
+        actual = np.asarray(expm1_minus(given), np.longdouble)
         x = np.asarray(given, np.longdouble)
         inside = abs(x) < 1
         ratio = np.asarray(numerics.expm1_minus_over_square(given), np.longdouble)
@@ -274,3 +279,33 @@ def test_expm1_minus_to_the_last_digits(x64_on, tolerance):
         np.ones(inside.sum()),
         atol=tolerance,
     )
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 5, 6, 8])
+def test_sum_half_expm1_minus_adds_all_up(size, x64, key):
+    """By quarters, by halves or all at once, as the size allows."""
+    x, plus = jax.random.normal(key, (2, size))
+    expected = 0.5 * np.sum(np.expm1(x) - x) + np.sum(plus)
+    np.testing.assert_allclose(
+        numerics.sum_half_expm1_minus(x, plus), expected, rtol=1e-13, atol=1e-300
+    )
+
+
+@pytest.mark.parametrize("x64_on", [False, True])
+def test_expm1_minus_at_its_ends(x64_on):
+    """Finite as long as exp(x) is, and then infinite; a line far below 0."""
+    with jax.enable_x64(x64_on):
+        info = jnp.finfo(jnp.zeros(()).dtype)
+        # Half of the last digit of so large an argument is not enough to overflow.
+        edge = np.log(float(info.max)) * (1.0 - float(info.eps))
+        ends = jnp.asarray([edge, edge + 0.01, 1e4, 1e30, -50.5, -1e4, -1e30])
+        value = expm1_minus(ends)
+        slope = jax.vmap(jax.grad(expm1_minus))(ends)
+        curvature = jax.vmap(jax.grad(jax.grad(expm1_minus)))(ends)
+        exponential = np.asarray(jnp.exp(ends))
+        expected = np.asarray(jnp.where(ends < 0.0, -1.0 - ends, exponential))
+    few = 10 * float(info.eps)
+    np.testing.assert_allclose(value, expected, rtol=few)
+    np.testing.assert_allclose(slope, exponential - 1.0, rtol=few)
+    # The derivative of expm1(x) is expm1(x) + 1, which far below 0 is rounding.
+    np.testing.assert_allclose(curvature, exponential, rtol=few, atol=float(info.eps))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 from jaxtyping import Array, Float
 
-from vgm.numerics import expm1_minus, expm1_minus_over_square, softplus
+from vgm.numerics import expm1_minus_over_square, softplus, sum_half_expm1_minus
 from vgm.types import PRNGKey, Scalar
 
 
@@ -27,7 +27,8 @@ def kl_normal(
 
         1/2 sum [ exp(2 d) - 1 - 2 d + ((q_mean - p_mean) / p_std)^2 ].
 
-    ``expm1_minus`` keeps the first group non-negative and exact when q is close to p.
+    ``sum_half_expm1_minus`` keeps the first group non-negative and exact when q is
+    close to p.
 
     >>> import jax.numpy as jnp
     >>> float(kl_normal(jnp.ones(2), jnp.zeros(2), jnp.zeros(2), jnp.zeros(2)))
@@ -44,7 +45,7 @@ def kl_normal(
     """
     delta = q_log_std - p_log_std
     scaled_difference = (q_mean - p_mean) * jnp.exp(-p_log_std)
-    return 0.5 * jnp.sum(expm1_minus(2.0 * delta, plus=scaled_difference**2))
+    return sum_half_expm1_minus(2.0 * delta, plus=0.5 * scaled_difference**2)
 
 
 def kl_standard_normal(
@@ -65,7 +66,7 @@ def kl_standard_normal(
     Returns:
         The divergence, summed over coordinates.
     """
-    return 0.5 * jnp.sum(expm1_minus(2.0 * q_log_std, plus=q_mean**2))
+    return sum_half_expm1_minus(2.0 * q_log_std, plus=0.5 * q_mean**2)
 
 
 def kl_multivariate_normal(
@@ -98,8 +99,8 @@ def kl_multivariate_normal(
     shift = jsp.linalg.solve_triangular(p_cholesky, q_mean - p_mean, lower=True)
     log_diagonal = jnp.log(jnp.diagonal(ratio))
     off_diagonal = jnp.sum(jnp.tril(ratio, -1) ** 2)
-    return 0.5 * (
-        jnp.sum(expm1_minus(2.0 * log_diagonal)) + off_diagonal + jnp.sum(shift**2)
+    return sum_half_expm1_minus(2.0 * log_diagonal, plus=0.5 * shift**2) + (
+        0.5 * off_diagonal
     )
 
 

@@ -143,33 +143,75 @@ def _log_mills_series(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return -jnp.log(-x * (2.0 * jnp.pi) ** 0.5 / series)
 
 
-def expm1_minus(
-    x: Float[Array, "*shape"], plus: float | Float[Array, "*shape"] = 0.0
-) -> Float[Array, "*shape"]:
-    """exp(x) - 1 - x, which is never negative, plus a number.
+# log 2 in two parts: any multiple of the first that is used is exact in float32.
+_LOG2_HIGH = 355.0 / 512.0
+_LOG2_LOW = -2.121944400546905827678785e-4
 
-    Below |x| = 1 the difference cancels, and its Taylor series takes over.
 
-    ``plus`` is added in both branches. XLA's CPU backend then computes all that a sum
-    is of in one loop; what is added to the selected branch it computes, more slowly,
-    while it sums.
+@jax.custom_jvp
+def sum_half_expm1_minus(
+    x: Float[Array, "*shape"], plus: Float[Array, "*shape"]
+) -> Float[Array, ""]:
+    """Sum of (exp(x) - 1 - x) / 2, which is never negative, and of other numbers.
+
+    With x = k log 2 + r, |r| <= log(2) / 2, and g(r) = exp(r) - 1 - r, a series, half of
+
+        2^k g(r) + (2^k - 1) r + (2^k - 1 - k log 2),
+
+    in which nothing cancels: exact at k = 0, a few last digits elsewhere.
 
     >>> import jax.numpy as jnp
-    >>> float(expm1_minus(jnp.asarray(1e-4))) > 0
+    >>> float(sum_half_expm1_minus(jnp.full(2, 1e-4), jnp.zeros(2))) > 0
     True
 
     Args:
-        x: Any finite numbers.
-        plus: What is added.
+        x: Any finite numbers, of 32 or 64 bits.
+        plus: What is added to each.
 
     Returns:
-        exp(x) - 1 - x + plus, elementwise.
+        Sum of (exp(x) - 1 - x) / 2 + plus.
     """
-    # Both branches are evaluated: the series sees only inputs inside its range.
-    small = jnp.abs(x) < 1.0
-    y = jnp.where(small, x, 0.0)
-    series = y * y * expm1_minus_over_square(y)
-    return jnp.where(small, series + plus, jnp.exp(x) - 1.0 - x + plus)
+    # XLA's CPU backend computes the summands in one loop and their sum in another: what
+    # is added up in the first, a quarter to each other, need not be written between.
+    quarters = math.gcd(x.size, 4)
+    total = jnp.zeros((), x.dtype)
+    for some, more in zip(
+        x.reshape(quarters, -1), plus.reshape(quarters, -1), strict=True
+    ):
+        total = _half_expm1_minus(some, total + more)
+    return jnp.sum(total)
+
+
+@sum_half_expm1_minus.defjvp
+def _sum_half_expm1_minus_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (x, plus), (dx, dplus) = primals, tangents
+    slope = 0.5 * jnp.expm1(x)
+    return sum_half_expm1_minus(x, plus), jnp.sum(slope * dx + dplus)
+
+
+def _half_expm1_minus(x: Array, plus: Array) -> Array:
+    """(exp(x) - 1 - x) / 2 + plus, added in both branches: outside it is slower."""
+    # From 2^maxexp on exp(x) overflows; the halves of 2^k do not before.
+    k = jnp.round(x * (1.0 / math.log(2.0)))
+    k = jnp.minimum(k, float(jnp.finfo(x.dtype).maxexp))
+    r = (x - k * _LOG2_HIGH) - k * _LOG2_LOW
+    half_power = _power_of_two(k - 1.0)
+    rise = half_power - 0.5
+    constant = (rise - k * (0.5 * _LOG2_HIGH)) - k * (0.5 * _LOG2_LOW)
+    series = _exponential_series(r, 8 if x.dtype.itemsize == 4 else 14)
+    value = (half_power * (r * r)) * series + (rise * r + (constant + plus))
+    # Far below 0 exp(x) is nothing beside 1 + x, and 2^k has no exponent.
+    return jnp.where(x > -50.0, value, (plus - 0.5) - 0.5 * x)
+
+
+def _power_of_two(k: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """2^k for whole k: its exponent's bits; infinite from the largest exponent on."""
+    info = jnp.finfo(k.dtype)
+    integer = jnp.int32 if k.dtype.itemsize == 4 else jnp.int64
+    bits = (k.astype(integer) + (info.maxexp - 1)) << info.nmant
+    return jax.lax.bitcast_convert_type(bits, k.dtype)
 
 
 def expm1_minus_over_square(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -185,8 +227,14 @@ def expm1_minus_over_square(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]
     Returns:
         The series, elementwise.
     """
-    # The first term left out, relative to 1/2, is below half the last digit.
-    last = 11 if x.dtype.itemsize <= 4 else 19
+    return _exponential_series(x, 11 if x.dtype.itemsize <= 4 else 19)
+
+
+def _exponential_series(x: Float[Array, "*shape"], last: int) -> Array:
+    """Sum of x^(n - 2) / n! over 2 <= n <= last.
+
+    The first term left out is to be below half the last digit of 1/2.
+    """
     series = jnp.full_like(x, 1.0 / math.factorial(last))
     for n in range(last - 1, 1, -1):
         series = series * x + 1.0 / math.factorial(n)
