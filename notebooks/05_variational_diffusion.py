@@ -36,7 +36,7 @@ import numpy as np
 
 import vgm
 from vgm import configs, experiment
-from vgm.bounds import diffusion
+from vgm.bounds import diffusion, trajectories
 from vgm.densities import normal
 from vgm.divergences import kl_normal
 from vgm.evaluation import figures
@@ -155,7 +155,7 @@ by_denoising = jax.jit(
     jax.vmap(lambda k: diffusion.discrete_terms(k, x, chain, chunk_size=16, **settings))
 )(keys)
 by_consistency = jax.jit(
-    jax.vmap(lambda k: diffusion.consistency_terms(k, x, chain, **settings))
+    jax.vmap(lambda k: trajectories.consistency_terms(k, x, chain, **settings))
 )(keys)
 for name, terms in (("denoising", by_denoising), ("consistency", by_consistency)):
     error = terms.elbo.std() / np.sqrt(len(keys))

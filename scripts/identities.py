@@ -18,7 +18,16 @@ import numpy as np
 
 from vgm import bijections, divergences
 from vgm.bijections import Bijection, coupling, elementwise, linear, transforms
-from vgm.bounds import annealed, diffusion, elbo, flow, gradients, importance, sandwich
+from vgm.bounds import (
+    annealed,
+    diffusion,
+    elbo,
+    flow,
+    gradients,
+    importance,
+    sandwich,
+    trajectories,
+)
 from vgm.densities import (
     bernoulli,
     categorical,
@@ -579,7 +588,7 @@ def spans() -> tuple[Any, Any]:
 def trajectory() -> tuple[Any, Any]:
     chain, x = diffusion_case()
     key, num_steps = jax.random.key(32), 8
-    left = diffusion.log_weight(key, x, chain, num_steps=num_steps)
+    left = trajectories.log_weight(key, x, chain, num_steps=num_steps)
     key_top, key_steps = jax.random.split(key)
     q = gaussian.marginal(x, jnp.asarray(5.0))
     z = q[0] + jnp.exp(q[1]) * jax.random.normal(key_top, x.shape)

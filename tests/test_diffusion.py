@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vgm.bounds import diffusion
+from vgm.bounds import diffusion, trajectories
 from vgm.densities import normal
 from vgm.divergences import kl_normal, kl_standard_normal
 from vgm.processes import gaussian, interiors, schedules, times
@@ -233,10 +233,10 @@ def test_denoising_and_consistency_forms_have_one_expectation():
         ).elbo
 
     def consistency(key):
-        return diffusion.consistency_terms(key, x, chain, num_steps=num_steps).elbo
+        return trajectories.consistency_terms(key, x, chain, num_steps=num_steps).elbo
 
     def weight(key):
-        return diffusion.log_weight(key, x, chain, num_steps=num_steps)
+        return trajectories.log_weight(key, x, chain, num_steps=num_steps)
 
     first, second, third = (draws(f, 40_000) for f in (denoising, consistency, weight))
     assert close(first, second)
@@ -309,7 +309,7 @@ def test_a_trajectory_weighs_what_its_densities_say(x64, key):
     """log p(z_1) p(z_s | z_t) .. p(x | z_0) / q, every density written out."""
     x = jnp.asarray([0.7, -1.1, 0.2])
     chain, num_steps = rough_chain(x), 5
-    got = diffusion.log_weight(key, x, chain, num_steps=num_steps)
+    got = trajectories.log_weight(key, x, chain, num_steps=num_steps)
     key_top, key_steps = jax.random.split(key)
     eps = jax.random.normal(key_top, x.shape)
     q = gaussian.marginal(x, jnp.asarray(3.0))

@@ -154,7 +154,8 @@ def sum_half_expm1_minus(
 ) -> Float[Array, ""]:
     """Sum of (exp(x) - 1 - x) / 2, which is never negative, and of other numbers.
 
-    With x = k log 2 + r, |r| <= log(2) / 2, and g(r) = exp(r) - 1 - r, a series, half of
+    With x = k log 2 + r, |r| <= log(2) / 2, and g(r) = exp(r) - 1 - r, a series, the
+    first are halves of
 
         2^k g(r) + (2^k - 1) r + (2^k - 1 - k log 2),
 

@@ -9,5 +9,6 @@ from vgm.bounds import hierarchical as hierarchical
 from vgm.bounds import importance as importance
 from vgm.bounds import pareto as pareto
 from vgm.bounds import sandwich as sandwich
+from vgm.bounds import trajectories as trajectories
 from vgm.bounds import weightings as weightings
 from vgm.bounds.elbo import ElboTerms as ElboTerms

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.bounds.surrogates import scale_cotangent, with_gradient_of
 from vgm.numerics import log_mean_exp
 from vgm.types import Params, PRNGKey
 
@@ -117,7 +118,7 @@ def elbo_score_function(
     log_w = jax.lax.stop_gradient(log_joint - log_q)
     others = _mean_of_others(log_w)
     surrogate = jnp.mean(log_joint + (log_w - others) * log_q, axis=0)
-    return _with_gradient_of(jnp.mean(log_w, axis=0), surrogate)
+    return with_gradient_of(jnp.mean(log_w, axis=0), surrogate)
 
 
 def iwae_pathwise(
@@ -171,7 +172,7 @@ def iwae_vimco(
     weights = _normalised(log_w)
     weighted = weights * jnp.where(weights > 0.0, live, 0.0)
     surrogate = jnp.sum(signal * log_q + weighted, axis=0)
-    return _with_gradient_of(bound, surrogate)
+    return with_gradient_of(bound, surrogate)
 
 
 def iwae_dreg(
@@ -196,11 +197,11 @@ def iwae_dreg(
     weights = _normalised(
         jax.lax.stop_gradient(_log_weights(params, params, system, z))
     )
-    scaled = jax.tree.map(lambda leaf: _scale_cotangent(leaf, weights), z)
+    scaled = jax.tree.map(lambda leaf: scale_cotangent(leaf, weights), z)
     log_w = _log_weights(params, fixed, system, scaled)
     bound = _log_mean(jax.lax.stop_gradient(log_w))
     weighted = weights * jnp.where(weights > 0.0, log_w, 0.0)
-    return _with_gradient_of(bound, jnp.sum(weighted, axis=0))
+    return with_gradient_of(bound, jnp.sum(weighted, axis=0))
 
 
 ELBO_ESTIMATORS: dict[str, Estimator] = {
@@ -259,39 +260,6 @@ def _log_mean_without_each(log_w: LogWeights) -> LogWeights:
     )
     total = jnp.logaddexp(others, _mean_of_others(log_w))
     return total - jnp.log(jnp.asarray(len(log_w), log_w.dtype))
-
-
-@jax.custom_jvp
-def _with_gradient_of(value: Bound, surrogate: Bound) -> Bound:
-    """``value`` with the derivatives of ``surrogate``."""
-    del surrogate
-    return value
-
-
-@_with_gradient_of.defjvp
-def _derivative_of_surrogate(
-    primals: tuple[Bound, Bound], tangents: tuple[Bound, Bound]
-) -> tuple[Bound, Bound]:
-    return primals[0], tangents[1]
-
-
-def _scale_cotangent(leaf: Array, weights: LogWeights) -> Array:
-    """``leaf`` itself, its cotangent multiplied by ``weights`` of the leading axes."""
-
-    @jax.custom_vjp
-    def identity(leaf: Array, weights: Array) -> Array:
-        del weights
-        return leaf
-
-    def forward(leaf: Array, weights: Array) -> tuple[Array, Array]:
-        return leaf, weights
-
-    def backward(weights: Array, cotangent: Array) -> tuple[Array, None]:
-        rest = cotangent.ndim - weights.ndim
-        return cotangent * weights.reshape(*weights.shape, *([1] * rest)), None
-
-    identity.defvjp(forward, backward)
-    return identity(leaf, weights)
 
 
 def _require_two(name: str, num_samples: int) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.bounds import diffusion as bound
-from vgm.bounds import weightings
+from vgm.bounds import trajectories, weightings
 from vgm.bounds.elbo import ElboTerms
 from vgm.models import conditions
 from vgm.models.heads import Decoder, Head
@@ -218,7 +218,9 @@ class Diffusion:
         def one(key: PRNGKey, x: Any, condition: Condition) -> Scalar:
             chain = self.chain(params, x, condition)
             features = self.decoder.features(x)
-            return bound.log_weight(key, features, chain, num_steps=self.num_steps)
+            return trajectories.log_weight(
+                key, features, chain, num_steps=self.num_steps
+            )
 
         keys = jax.random.split(key, len(jax.tree.leaves(x)[0]))
         return jax.vmap(one)(keys, x, condition)
