@@ -33,7 +33,7 @@ import vgm
 from vgm import configs, data, divergences, experiment, models
 from vgm.bounds import importance
 from vgm.densities import normal
-from vgm.evaluation import figures, likelihood
+from vgm.evaluation import estimates, figures
 
 NUM_STEPS = 700
 
@@ -219,7 +219,7 @@ plt.show()
 # %%
 with np.load(config.run_dir / "likelihoods.npz") as by_example:
     gap = by_example["log_evidence"] - by_example["elbo"]
-mean, stderr = likelihood.estimate(gap)
+mean, stderr = estimates.estimate(gap)
 figure, axis = plt.subplots(figsize=(6, 3))
 axis.hist(gap, bins=30)
 axis.set_xlabel("log evidence - ELBO, nats")

@@ -8,7 +8,7 @@ import numpy as np
 
 from vgm import cli
 from vgm.errors import UserError
-from vgm.evaluation import likelihood
+from vgm.evaluation import estimates
 from vgm.experiment import directory
 from vgm.experiment.tables import number
 
@@ -81,7 +81,7 @@ def _difference(path: Path, first: Path) -> str:
         return "-"
     # Without an evidence the bounds are compared.
     name = "log_evidence" if "log_evidence" in values else "elbo"
-    gain = likelihood.paired_difference(values[name], before[name])
+    gain = estimates.paired_difference(values[name], before[name])
     return f"{gain.mean:+.2f} ± {number(gain.stderr, 2)}"
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 import vgm
 from vgm import models
 from vgm.bounds import importance
-from vgm.evaluation import imputation, likelihood, surgery
+from vgm.evaluation import estimates, imputation, surgery
 from vgm.models import likelihoods
 from vgm.oracles import linear_gaussian
 from vgm.training import objective
@@ -277,7 +277,7 @@ def test_paired_differences_have_the_error_of_the_difference():
     rng = np.random.default_rng(0)
     before = 10.0 * rng.normal(size=400)
     gain = 0.2 + 0.1 * rng.normal(size=400)
-    found = likelihood.paired_difference(before + gain, before)
+    found = estimates.paired_difference(before + gain, before)
     np.testing.assert_allclose(found.mean, gain.mean(), rtol=1e-10)
     np.testing.assert_allclose(found.stderr, gain.std(ddof=1) / 20, rtol=1e-10)
-    assert found.stderr < 0.05 * likelihood.estimate(before).stderr
+    assert found.stderr < 0.05 * estimates.estimate(before).stderr

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from baselines import depths
 
-from vgm.models import flows
+from vgm.models import flow_parts, flows
 from vgm.models.flow import Flow
 from vgm.training import objective
 from vgm.types import Batch
@@ -57,17 +57,21 @@ def compilation() -> dict[str, Run]:
 
 
 def spline_coupling(num_layers: int) -> Flow:
-    step = flows.Step((COUPLING_WIDTH,) * 2, num_bins=BINS, tail_bound=BOUND)
+    step = flow_parts.Step((COUPLING_WIDTH,) * 2, num_bins=BINS, tail_bound=BOUND)
     return flows.flow(
-        flows.vectors((DIM,), (flows.coupling((DIM,), step, "spline"),), num_layers),
+        flow_parts.vectors(
+            (DIM,), (flow_parts.coupling((DIM,), step, "spline"),), num_layers
+        ),
         event_shape=(DIM,),
     )
 
 
 def maf(width: int) -> Flow:
-    step = flows.Step((width,) * 2)
+    step = flow_parts.Step((width,) * 2)
     return flows.flow(
-        flows.vectors((DIM,), (flows.autoregressive(step, "affine"),), MAF_LAYERS),
+        flow_parts.vectors(
+            (DIM,), (flow_parts.autoregressive(step, "affine"),), MAF_LAYERS
+        ),
         event_shape=(DIM,),
     )
 

@@ -30,8 +30,7 @@ class DataConfig:
     """digits (embedded), two-moons or checkerboard (drawn), nothing (for flow.target),
     or any TFDS image set; a label for files of your own."""
     path: Path | None = None
-    """Folder of original files (IDX, .amat, chardata.mat, .npz, .csv) or TFDS
-    directory."""
+    """Folder of original files (IDX, .amat, chardata.mat, .npz, .csv) or of TFDS."""
     observation: Literal["levels", "binary", "grey-bernoulli", "density"] = "levels"
     """What log p is of: integers, bits, grey values as Bernoulli targets, reals."""
     binarization: Literal["static", "dynamic"] = "static"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from vgm import configs, models, oracles
 from vgm.errors import UserError
 from vgm.experiment import latents
-from vgm.models import GenerativeModel, flows
+from vgm.models import GenerativeModel, flow_parts, flows
 
 
 class DataForm(NamedTuple):
@@ -159,7 +159,7 @@ def _build_diffusion(config: configs.Config, form: DataForm) -> GenerativeModel:
 
 def _build_flow(config: configs.Config, form: DataForm) -> GenerativeModel:
     spec, settings = config.model, config.flow
-    step = flows.Step(
+    step = flow_parts.Step(
         spec.hidden,
         spec.activation,
         spec.dropout,

@@ -12,7 +12,7 @@ import numpy as np
 
 from vgm import configs
 from vgm.errors import UserError
-from vgm.evaluation import likelihood
+from vgm.evaluation import estimates, likelihood
 from vgm.experiment import directory, setup, stepping, storage
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
@@ -211,7 +211,7 @@ def _validation(
                 **settings,
             )
         )
-        return lambda params: likelihood.estimate(bounds(key, params, stored)).mean
+        return lambda params: estimates.estimate(bounds(key, params, stored)).mean
     terms = jax.jit(
         functools.partial(
             likelihood.example_terms,
@@ -219,7 +219,7 @@ def _validation(
             **settings,
         )
     )
-    return lambda params: likelihood.estimate(terms(key, params, stored).elbo).mean
+    return lambda params: estimates.estimate(terms(key, params, stored).elbo).mean
 
 
 def _better(best: Best, params: Params, bound: float | None, step: int) -> Best:

@@ -2,7 +2,7 @@
 
 from vgm import bijections, configs, models
 from vgm.bijections import linear
-from vgm.models import flows, layers, posteriors, priors
+from vgm.models import flow_parts, flows, layers, posteriors, priors
 from vgm.models.layers import Layer
 from vgm.models.posteriors import Posterior
 from vgm.models.priors import Prior
@@ -68,16 +68,16 @@ def _flow(config: configs.Config, latent_dim: int) -> Layer:
     """Noise to z, by steps of which each reads the encoder's features."""
     step = _step(config)
     if config.latent.posterior == "iaf":
-        part = flows.autoregressive(step, "affine")
+        part = flow_parts.autoregressive(step, "affine")
     else:
-        part = flows.coupling((latent_dim,), step, "spline")
+        part = flow_parts.coupling((latent_dim,), step, "spline")
     parts = layers.chain(part, layers.fixed(linear.reverse()))
     return layers.repeat(parts, config.latent.num_layers)
 
 
-def _step(config: configs.Config) -> flows.Step:
+def _step(config: configs.Config) -> flow_parts.Step:
     settings = config.flow
-    return flows.Step(
+    return flow_parts.Step(
         config.latent.hidden,
         config.model.activation,
         num_bins=settings.num_bins,

@@ -12,12 +12,13 @@ from vgm import configs, evaluation
 from vgm.bounds import pareto
 from vgm.data.arrays import Split, take
 from vgm.errors import UserError
-from vgm.evaluation import baselines, likelihood, surgery
+from vgm.evaluation import baselines, estimates, likelihood, surgery
 from vgm.experiment import directory, pictures, setup, storage, tables
 from vgm.experiment.fitting import Fit
+from vgm.experiment.numbers import binarization, is_exact, split_numbers
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
-from vgm.models import GenerativeModel, LatentVariableModel
+from vgm.models import LatentVariableModel
 from vgm.models.target import TargetFlow
 from vgm.types import Batch, Params, PRNGKey
 
@@ -82,7 +83,7 @@ def evaluate(
             progress=lambda done: reporter.progress(Progress("evaluate", done, count)),
         )
         by_example |= evidence._asdict()
-    numbers = _numbers(experiment, split, terms, by_example)
+    numbers = split_numbers(experiment, split, terms, by_example)
     if isinstance(model, TargetFlow):
         numbers |= _fit_to_target(model, params, key)
     if isinstance(model, LatentVariableModel):
@@ -95,18 +96,6 @@ def _examples(experiment: Experiment, split: str) -> Split:
     if examples is None:
         raise UserError(f"--split {split}: this run kept none; use --split test")
     return examples
-
-
-def is_exact(model: GenerativeModel) -> bool:
-    """Whether a model's ELBO is log p(x) itself.
-
-    Args:
-        model: Model.
-
-    Returns:
-        True for flows of reals and autoregressive models.
-    """
-    return bool(getattr(model, "is_exact", False))
 
 
 def _fit_to_target(model: TargetFlow, params: Params, key: PRNGKey) -> dict[str, float]:
@@ -155,7 +144,7 @@ def _active_units(
         return model.encode(params, x, stored.condition)
 
     means = getattr(encode(params, stored), "mean", None)
-    return None if means is None else likelihood.active_units(means)
+    return None if means is None else estimates.active_units(means)
 
 
 def dissect(
@@ -196,58 +185,6 @@ def dissect(
     return jax.device_get(parts(params, jax.device_put(stored)))
 
 
-def _numbers(
-    experiment: Experiment,
-    split: str,
-    terms: Any,
-    by_example: dict[str, np.ndarray],
-) -> dict[str, Any]:
-    config = experiment.config
-    elbo = likelihood.estimate(by_example["elbo"])
-    baseline = likelihood.estimate(by_example["baseline"])
-    num_dims = int(np.prod(experiment.form.event_shape))
-    is_mass = config.data.observation in ("levels", "binary")
-    bits = functools.partial(likelihood.bits_per_dim, num_dims=num_dims)
-    denoising = np.asarray(terms.denoising_matching)
-    numbers: dict[str, Any] = {
-        "split": split,
-        "num_examples": len(by_example["elbo"]),
-        "elbo_nats": elbo.mean,
-        "elbo_stderr": elbo.stderr,
-        "num_elbo_samples": config.evaluation.num_elbo_samples,
-        "num_steps": _num_steps(config),
-        "is_exact": is_exact(experiment.model),
-        "reconstruction_nats": likelihood.estimate(terms.reconstruction).mean,
-        "prior_matching_nats": likelihood.estimate(terms.prior_matching).mean,
-        "denoising_matching_nats": likelihood.estimate(denoising.sum(-1)).mean,
-        "denoising_matching_by_step": denoising.mean(0).tolist(),
-        "log_evidence_nats": None,
-        "log_evidence_stderr": None,
-        "num_importance_samples": None,
-        "median_effective_samples": None,
-        "baseline_nats": baseline.mean,
-    }
-    best, source = elbo, "elbo"
-    if "log_evidence" in by_example:
-        best, source = likelihood.estimate(by_example["log_evidence"]), "log_evidence"
-        numbers |= {
-            "log_evidence_nats": best.mean,
-            "log_evidence_stderr": best.stderr,
-            "num_importance_samples": config.evaluation.num_importance_samples,
-            "median_effective_samples": float(
-                np.median(by_example["effective_samples"])
-            ),
-        }
-    # Bits per dimension are of a mass: empty for reals and for grey targets.
-    return numbers | {
-        "bits_per_dim": bits(best.mean) if is_mass else None,
-        "bits_per_dim_stderr": -bits(best.stderr) if is_mass else None,
-        "bits_per_dim_of": source if is_mass else None,
-        "elbo_bits_per_dim": bits(elbo.mean) if is_mass else None,
-        "baseline_bits_per_dim": bits(baseline.mean) if is_mass else None,
-    }
-
-
 def report(
     experiment: Experiment, run_dir: Path, fit: Fit, reporter: Reporter
 ) -> dict[str, Any]:
@@ -273,7 +210,7 @@ def report(
         "model": f"{config.model.family} ({config.model.architecture})",
         "data": config.data.name,
         "observation": config.data.observation,
-        "binarization": _binarization(experiment),
+        "binarization": binarization(experiment),
         "test_digest": experiment.form.test_digest,
         **numbers,
         "objective": f"{config.objective.name}-{config.objective.num_samples}",
@@ -301,17 +238,3 @@ def report(
     # Written last: a run is finished when its result is there.
     storage.write_json(run_dir / "result.json", result)
     return result
-
-
-def _num_steps(config: configs.Config) -> int | None:
-    """T, which a diffusion's bound and evidence are of."""
-    return config.diffusion.num_steps if config.model.family == "diffusion" else None
-
-
-def _binarization(experiment: Experiment) -> str | None:
-    if experiment.config.data.observation != "binary":
-        return None
-    # Data stored as bits are static, whatever the flag.
-    return (
-        experiment.config.data.binarization if experiment.form.levels > 2 else "static"
-    )

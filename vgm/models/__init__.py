@@ -6,6 +6,7 @@ from vgm.models import convolutions as convolutions
 from vgm.models import denoisers as denoisers
 from vgm.models import diffusion as diffusion
 from vgm.models import flow as flow
+from vgm.models import flow_parts as flow_parts
 from vgm.models import flows as flows
 from vgm.models import heads as heads
 from vgm.models import hierarchical_vae as hierarchical_vae

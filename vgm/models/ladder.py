@@ -8,7 +8,7 @@ Layers of one resolution are alike and run as one loop, up and down.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,37 +20,17 @@ from vgm.densities import normal
 from vgm.models import conditions, likelihoods, networks
 from vgm.models import ladder_passes as passes
 from vgm.models.ladder_networks import Head, Maps, Stem
-from vgm.models.ladder_passes import Choose, Densities, Latents, Resolution, Values
+from vgm.models.ladder_passes import (
+    Choose,
+    Densities,
+    Encoding,
+    Latents,
+    Resolution,
+    Values,
+    Walk,
+)
 from vgm.models.protocol import LatentVariableModel
 from vgm.types import Condition, Params, PRNGKey
-
-
-class Encoding(NamedTuple):
-    """What the way up leaves of x.
-
-    Attributes:
-        features: Feature maps, one a resolution, the top's first.
-        context: What x is conditioned on, as vectors, or None.
-    """
-
-    features: tuple[Maps, ...]
-    context: Float[Array, "batch features"] | None
-
-
-class Walk(NamedTuple):
-    """What a way down leaves.
-
-    Attributes:
-        state: The last state.
-        latents: All layers.
-        log_q: Log q(z | x), 0 where x is not known.
-        log_p: Log p(z).
-    """
-
-    state: Maps
-    latents: Latents
-    log_q: Values
-    log_p: Values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,26 +282,13 @@ class Ladder(LatentVariableModel):
         known: Any,
         choose: Choose,
     ) -> Walk:
-        """All layers from the top, each z as it is chosen; no dropout."""
         count = len(jax.tree.leaves((known, encoding.features))[0])
-        state, total = self._nothing(count), jnp.zeros((2, count))
-        latents = []
-        for number, (level, own) in enumerate(
-            zip(self.resolutions, params["levels"], strict=True)
-        ):
-            features = encoding.features[number] if encoding.features else None
-            state = passes.entering(level, own["enter"], encoding.context)(state)
-            keys = None
-            if key is not None:
-                key_level = jax.random.fold_in(key, number)
-                keys = jax.random.split(key_level, level.num_layers)
-            layers_first = jax.tree.map(
-                lambda leaf: jnp.moveaxis(leaf, 1, 0),
-                None if known is None else known[number],
-            )
-            step = passes.stepping(level, features, choose)
-            (state, total), z = hierarchical.fold(
-                step, (state, total), (keys, own["down"], layers_first)
-            )
-            latents.append(jnp.moveaxis(z, 0, 1))
-        return Walk(state, tuple(latents), total[0], total[1])
+        return passes.walk(
+            key,
+            self.resolutions,
+            params["levels"],
+            self._nothing(count),
+            encoding,
+            known,
+            choose,
+        )

@@ -1,6 +1,6 @@
 """The layers of one resolution of a ladder, on the way up and on the way down."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +36,34 @@ class Resolution(NamedTuple):
     num_layers: int
     block: Residual
     num_blocks: int
+
+
+class Encoding(NamedTuple):
+    """What the way up leaves of x.
+
+    Attributes:
+        features: Feature maps, one a resolution, the top's first.
+        context: What x is conditioned on, as vectors, or None.
+    """
+
+    features: tuple[Maps, ...]
+    context: Float[Array, "batch features"] | None
+
+
+class Walk(NamedTuple):
+    """What a way down leaves.
+
+    Attributes:
+        state: The last state.
+        latents: All layers.
+        log_q: Log q(z | x), 0 where x is not known.
+        log_p: Log p(z).
+    """
+
+    state: Maps
+    latents: Latents
+    log_q: Values
+    log_p: Values
 
 
 Densities = tuple[tuple[Maps, Maps] | None, tuple[Maps, Maps]]
@@ -206,6 +234,50 @@ def climb(
         return jnp.asarray(outputs), None
 
     return hierarchical.fold(block, maps, (params, keys))[0]
+
+
+def walk(
+    key: PRNGKey | None,
+    resolutions: Sequence[Resolution],
+    params: Sequence[Params],
+    state: Maps,
+    encoding: Encoding,
+    known: Any,
+    choose: Choose,
+) -> Walk:
+    """All layers from the top, each z as it is chosen; no dropout.
+
+    Args:
+        key: Random key, or None where none is needed.
+        resolutions: Resolutions, the top's first.
+        params: Parameters, one a resolution.
+        state: The state above the top.
+        encoding: What is known of x; without features, nothing.
+        known: What is known of the latents, a pytree a resolution whose leaves have
+            the layers on their second axis, or None.
+        choose: How z is chosen.
+
+    Returns:
+        The last state, all latents, and log q and log p.
+    """
+    total, latents = jnp.zeros((2, len(state))), []
+    for number, (level, own) in enumerate(zip(resolutions, params, strict=True)):
+        features = encoding.features[number] if encoding.features else None
+        state = entering(level, own["enter"], encoding.context)(state)
+        keys = None
+        if key is not None:
+            key_level = jax.random.fold_in(key, number)
+            keys = jax.random.split(key_level, level.num_layers)
+        layers_first = jax.tree.map(
+            lambda leaf: jnp.moveaxis(leaf, 1, 0),
+            None if known is None else known[number],
+        )
+        step = stepping(level, features, choose)
+        (state, total), z = hierarchical.fold(
+            step, (state, total), (keys, own["down"], layers_first)
+        )
+        latents.append(jnp.moveaxis(z, 0, 1))
+    return Walk(state, tuple(latents), total[0], total[1])
 
 
 def _apply(
