@@ -37,7 +37,6 @@ SUITES = {
     "bijections/continuous": "tests/test_flows.py",
     "bounds/diffusion": "tests/test_diffusion.py",
     "bounds/trajectories": "tests/test_diffusion.py tests/test_hierarchical.py",
-    "bounds/surrogates": "tests/test_gradients.py",
     "bounds/flow": "tests/test_flows.py",
     "bounds/hierarchical": "tests/test_hierarchical.py",
     "bounds/elbo": "tests/test_bounds.py",

@@ -309,3 +309,98 @@ def test_expm1_minus_at_its_ends(x64_on):
     np.testing.assert_allclose(slope, exponential - 1.0, rtol=few)
     # The derivative of expm1(x) is expm1(x) + 1, which far below 0 is rounding.
     np.testing.assert_allclose(curvature, exponential, rtol=few, atol=float(info.eps))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+def test_normal_divergences_in_half_precision(dtype, size, key):
+    """Computed in float32 and rounded: the inputs' digits are what is lost."""
+    mean, log_std = jax.random.normal(key, (2, size), dtype)
+    other = jnp.zeros(size, dtype)
+    pairs = [
+        (divergences.kl_standard_normal, (mean, log_std)),
+        (divergences.kl_normal, (mean, log_std, other, other)),
+    ]
+    for function, arguments in pairs:
+        value = function(*arguments)
+        assert value.dtype == dtype
+        exact = function(*(part.astype(jnp.float32) for part in arguments))
+        few = 8 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(float(value), exact, rtol=few)
+        gradient = jax.grad(function, 1)(*arguments)
+        assert gradient.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "shapes", [((), (8,)), ((8,), ()), ((3,), (3,)), ((1, 3), (2, 3)), ((2, 3), (1, 3))]
+)
+def test_normal_divergences_broadcast(shapes, x64, key):
+    """A mean or a scale for all; what cannot go together says so."""
+    mean, log_std = (jax.random.normal(key, shape) for shape in shapes)
+    full = np.broadcast_shapes(*shapes)
+    whole = [jnp.broadcast_to(part, full) for part in (mean, log_std)]
+    both = jax.value_and_grad(divergences.kl_standard_normal, (0, 1))
+    with jax.numpy_rank_promotion("allow"):
+        value, gradients = both(mean, log_std)
+        expected, full_gradients = both(*whole)
+        sums = [
+            jnp.sum(g) if part.ndim == 0 else g
+            for part, g in zip((mean, log_std), full_gradients, strict=True)
+        ]
+    np.testing.assert_allclose(value, expected, rtol=1e-14)
+    for gradient, total in zip(gradients, sums, strict=True):
+        assert np.isclose(jnp.sum(gradient), jnp.sum(total), rtol=1e-12)
+
+
+def test_divergences_of_shapes_that_do_not_go_together():
+    with pytest.raises((ValueError, TypeError)):
+        divergences.kl_standard_normal(jnp.zeros((3, 2)), jnp.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("delta", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, -1e-4])
+def test_full_kl_keeps_its_digits_near_equality_in_float32(delta, key):
+    """The factor of q near that of p: its diagonal and all below; by long double."""
+    noise = np.tril(np.asarray(jax.random.normal(key, (4, 4))))
+    p = (np.eye(4) * 2.0 + 0.3 * noise).astype(np.float32)
+    q = (p + delta * np.tril(noise + 1.0)).astype(np.float32)
+    mean = np.zeros(4, np.float32)
+    a = np.linalg.solve(p.astype(np.float64), q.astype(np.float64) - p)
+    rise = np.diag(a)
+    # |1 + a|^2 - 4 - 2 sum log(1 + a_ii), its constants and first order cancelled.
+    logs = sum((-rise) ** n / n for n in range(2, 9)).sum()
+    expected = 0.5 * (np.tril(a, -1) ** 2).sum() + 0.5 * (rise**2).sum() + logs
+    actual = divergences.kl_multivariate_normal(mean, jnp.asarray(q), mean, p)
+    # A hundred roundings: products and sums of a solve of four rows.
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    assert divergences.kl_multivariate_normal(mean, p, mean, p) == 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 0.4, 0.6, 1.4, 1.6, 1e3])
+def test_full_kl_of_scales_far_apart_in_float32(scale):
+    mean, eye = jnp.zeros(2), jnp.eye(2)
+    actual = divergences.kl_multivariate_normal(mean, scale * eye, mean, eye)
+    expected = divergences.kl_standard_normal(mean, jnp.full(2, np.log(scale)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    slope = jax.grad(divergences.kl_multivariate_normal, 1)(
+        mean, scale * eye, mean, eye
+    )
+    scale = np.float32(scale)
+    np.testing.assert_allclose(
+        jnp.diagonal(slope), np.full(2, scale - 1.0 / scale), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("x64_on", [False, True])
+def test_log1mexp_to_the_last_digits(x64_on):
+    """Small and large arguments, by long double."""
+    with jax.enable_x64(x64_on):
+        x = jnp.asarray([1e-6, 1e-3, 0.1, 0.69, 0.70, 1.0, 5.0, 10.0, 16.0, 30.0, 80.0])
+        value, slope = jax.vmap(jax.value_and_grad(numerics.log1mexp))(x)
+        few = 8 * float(jnp.finfo(x.dtype).eps)  # of XLA's own log1p and expm1
+        assert numerics.log1mexp(jnp.zeros(())) == -jnp.inf
+        assert numerics.log1mexp(jnp.asarray(1e4)) == 0.0
+    exact = np.asarray(x, np.longdouble)
+    expected = np.log1p(-np.exp(-exact))
+    expected = np.where(exact < 0.1, np.log(-np.expm1(-exact)), expected)
+    np.testing.assert_allclose(value, expected.astype(float), rtol=few)
+    np.testing.assert_allclose(slope, (1 / np.expm1(exact)).astype(float), rtol=2 * few)

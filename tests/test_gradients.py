@@ -118,6 +118,19 @@ def test_every_estimator_has_the_value_of_its_bound(x64, key, name, system):
     np.testing.assert_allclose(value, expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_has_one_derivative_forward_and_backward(x64, key, name):
+    params, system = hierarchy_params(), hierarchy_system()
+
+    def bound(params):
+        return ESTIMATORS[name](key, params, system, num_samples=3)
+
+    along = jax.tree.map(jnp.ones_like, params)
+    _, forward = jax.jvp(bound, (params,), (along,))
+    backward = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(jax.grad(bound)(params)))
+    np.testing.assert_allclose(forward, backward, rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", gradients.ELBO_ESTIMATORS)
 @pytest.mark.slow
 def test_elbo_gradients_are_unbiased(x64, key, name):

@@ -453,3 +453,52 @@ def test_the_error_of_a_mean_weight_does_not_overflow():
     log_w = jnp.asarray([0.0, -1e3, -1e3, 1e3])
     # One weight of four: std 1/2 over a mean of 1/4, over the root of 4.
     np.testing.assert_allclose(sandwich.log_mean_stderr(log_w), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.r_[np.ones(95), 1.5, 2.0, 2.5, 3.0, 3.5],
+        np.r_[
+            np.full(60, 0.5), np.full(25, 1.0), np.full(10, 2.0), np.arange(3.0, 8.0)
+        ],
+    ],
+)
+def test_pareto_smoothing_leaves_ties_with_the_threshold(x64, weights):
+    """Only what exceeds the threshold is a tail, and its quantiles are of as many."""
+    num_tail = pareto.tail_size(len(weights))
+    ordered = np.sort(weights) / weights.max()
+    threshold = ordered[-num_tail - 1]
+    above = ordered > threshold
+    # Held against Zhang & Stephens elsewhere; its grid is as fine as for no ties.
+    shape, scale = pareto.fit(jnp.asarray(ordered[-num_tail:] - threshold))
+    levels = (np.arange(above.sum()) + 0.5) / above.sum()
+    law = stats.genpareto(shape, loc=threshold, scale=scale)
+    expected = ordered.copy()
+    expected[above] = np.minimum(law.ppf(levels), 1.0)
+    smoothed = np.sort(pareto.smooth(jnp.log(jnp.asarray(weights))))
+    np.testing.assert_allclose(
+        smoothed, np.log(expected * weights.max()), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_too_few_weights_have_no_tail():
+    with pytest.raises(ValueError, match="at least 25"):
+        pareto.tail_index(jnp.zeros(24))
+
+
+def test_ends_that_cross_by_little_have_crossed():
+    """The tolerance is of the width: certain ends may not cross at all."""
+    found = sandwich.interval(jnp.full(64, -1.0), jnp.full(64, -1.09), tolerance=1.0)
+    assert not found.consistent
+    assert not found.enough
+    touching = sandwich.interval(jnp.full(64, -700.0), jnp.full(64, -700.0))
+    assert touching.consistent
+    assert touching.enough
+
+
+def test_no_weight_at_all_bounds_nothing_from_below():
+    found = sandwich.interval(jnp.full(4, -jnp.inf), jnp.zeros(4))
+    assert found.lower == -jnp.inf
+    assert found.consistent
+    assert not found.enough

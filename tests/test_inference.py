@@ -291,3 +291,33 @@ def test_fewer_examples_than_dimensions_leave_the_noise_of_rounding(key):
     assert jnp.isfinite(
         probabilistic_pca.m_step(probabilistic_pca.e_step(model, data)[0]).log_std
     )
+
+
+def test_em_keeps_the_last_parameters_of_a_finite_bound():
+    """Steps 1, 2, 3 and then a number that is none, from the bound or the M-step."""
+
+    def fit(bound, after):
+        return em.fit(
+            lambda p: (p, bound(p)), after, jnp.zeros(()), tolerance=0.1, max_steps=9
+        )
+
+    lost = fit(lambda p: jnp.where(p > 2.5, jnp.nan, p), lambda p: p + 1.0)
+    assert lost.params == 2.0
+    assert not lost.converged
+    broken = fit(lambda p: p, lambda p: jnp.where(p > 1.5, jnp.nan, p + 1.0))
+    assert broken.params == 2.0
+    assert broken.num_steps == 3
+    assert not broken.converged
+
+
+def test_a_bound_that_falls_has_not_converged():
+    found = em.fit(
+        lambda p: (p, -p), lambda p: p + 1.0, jnp.ones(()), tolerance=0.1, max_steps=5
+    )
+    assert not found.converged
+    assert found.num_steps == 5
+
+
+def test_em_takes_a_step_at_least():
+    with pytest.raises(ValueError, match="max_steps"):
+        em.fit(lambda p: (p, p), lambda p: p, jnp.ones(()), tolerance=0.1, max_steps=0)

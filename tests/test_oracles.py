@@ -276,6 +276,7 @@ def test_a_bound_that_falls_with_k_is_found_out(key):
     falling = oracles.certificate.Certificate(
         jnp.zeros(()),
         jnp.zeros(()),
+        jnp.zeros(()),
         (1, 2),
         jnp.asarray([0.1, 0.2]),
         jnp.asarray([0.01, 0.01]),
@@ -334,3 +335,37 @@ def test_states_that_q_leaves_out_count_nothing():
     )
     two = enumeration.iwae(log_joint, q_logits, num_samples=2)
     np.testing.assert_allclose(two, np.log(0.2), rtol=1e-6)
+
+
+def test_a_heavy_tail_decides_nothing(key):
+    """Right weights of one spread: log w ~ N(-s^2 / 2, s^2) has E[w] = 1."""
+
+    def certificate(spread, **settings):
+        def log_weight(key):
+            return spread * jax.random.normal(key) - 0.5 * spread**2
+
+        return oracles.certify(key, log_weight, jnp.zeros(()), **settings)
+
+    assert "passes" in str(certificate(1.0))
+    heavy = certificate(5.0)
+    assert heavy.bias_in_stderrs < -3
+    assert "undecided" in str(heavy)
+    assert "FAILS" not in str(heavy)
+    few = certificate(1.0, num_samples=(1, 2), num_repetitions=8)
+    assert jnp.isnan(few.tail_index)
+    with pytest.raises(ValueError, match="rise"):
+        certificate(1.0, num_samples=(4, 1))
+
+
+def test_a_grid_has_one_or_two_dimensions():
+    with pytest.raises(ValueError, match="1 or 2"):
+        quadrature.grid(3, num_points=3)
+
+
+def test_a_chain_keeps_its_precision(x64):
+    """Under x64, numbers in float32 give numbers in float32."""
+    one = jnp.ones((1, 1), jnp.float32)
+    layer = linear_chain.Conditional(one, one[0], one)
+    with jax.numpy_dtype_promotion("strict"):
+        value = linear_chain.log_joint((layer,), one[0], (one[0],))
+    assert value.dtype == jnp.float32

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Logarithm of 1 - exp(-x) for x > 0.
 
-    ``expm1`` keeps the digits of a small x and the value goes to 0 for a large one.
+    By ``expm1`` for a small x and by ``log1p`` for a large one (Maechler 2012).
 
     >>> import jax.numpy as jnp
     >>> float(log1mexp(jnp.log(jnp.asarray(2.0))))
@@ -22,7 +22,10 @@ def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     Returns:
         log(1 - exp(-x)), elementwise; -inf at 0.
     """
-    return jnp.log(-jnp.expm1(-x))
+    log2 = math.log(2.0)
+    # Both branches are evaluated: each sees only inputs inside its range.
+    near = jnp.log(-jnp.expm1(-jnp.minimum(x, log2)))
+    return jnp.where(x < log2, near, jnp.log1p(-jnp.exp(-jnp.maximum(x, log2))))
 
 
 @jax.custom_jvp
@@ -159,14 +162,14 @@ def sum_half_expm1_minus(
 
         2^k g(r) + (2^k - 1) r + (2^k - 1 - k log 2),
 
-    in which nothing cancels: exact at k = 0, a few last digits elsewhere.
+    in which little cancels: exact at k = 0, a few last digits elsewhere.
 
     >>> import jax.numpy as jnp
     >>> float(sum_half_expm1_minus(jnp.full(2, 1e-4), jnp.zeros(2))) > 0
     True
 
     Args:
-        x: Any finite numbers, of 32 or 64 bits.
+        x: Any finite numbers.
         plus: What is added to each.
 
     Returns:
@@ -174,13 +177,17 @@ def sum_half_expm1_minus(
     """
     # XLA's CPU backend computes the summands in one loop and their sum in another: what
     # is added up in the first, a quarter to each other, need not be written between.
+    x, plus = jnp.broadcast_arrays(x, plus)
+    dtype = jnp.result_type(x, plus)
+    # Half precision has neither the digits nor the exponents.
+    x, plus = (part.astype(jnp.promote_types(dtype, jnp.float32)) for part in (x, plus))
     quarters = math.gcd(x.size, 4)
     total = jnp.zeros((), x.dtype)
     for some, more in zip(
         x.reshape(quarters, -1), plus.reshape(quarters, -1), strict=True
     ):
         total = _half_expm1_minus(some, total + more)
-    return jnp.sum(total)
+    return jnp.sum(total).astype(dtype)
 
 
 @sum_half_expm1_minus.defjvp

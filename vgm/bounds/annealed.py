@@ -199,7 +199,8 @@ def tune(
     """The path with a step size for each temperature that accepts 4 of 5 proposals.
 
     Chains run along the path; at each temperature the log step size moves by the
-    acceptance's excess over the target, ``num_rounds`` times.
+    acceptance's excess over the target, ``num_rounds`` times. So it rises by a factor
+    of 5 a temperature at most: start at a size that is of use at the first.
 
     Args:
         key: Random key; never one of those that ``forward`` or ``backward`` get.

@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.bounds.surrogates import scale_cotangent, with_gradient_of
 from vgm.numerics import log_mean_exp
 from vgm.types import Params, PRNGKey
 
@@ -118,7 +117,7 @@ def elbo_score_function(
     log_w = jax.lax.stop_gradient(log_joint - log_q)
     others = _mean_of_others(log_w)
     surrogate = jnp.mean(log_joint + (log_w - others) * log_q, axis=0)
-    return with_gradient_of(jnp.mean(log_w, axis=0), surrogate)
+    return _with_gradient_of(jnp.mean(log_w, axis=0), surrogate)
 
 
 def iwae_pathwise(
@@ -172,7 +171,7 @@ def iwae_vimco(
     weights = _normalised(log_w)
     weighted = weights * jnp.where(weights > 0.0, live, 0.0)
     surrogate = jnp.sum(signal * log_q + weighted, axis=0)
-    return with_gradient_of(bound, surrogate)
+    return _with_gradient_of(bound, surrogate)
 
 
 def iwae_dreg(
@@ -197,11 +196,16 @@ def iwae_dreg(
     weights = _normalised(
         jax.lax.stop_gradient(_log_weights(params, params, system, z))
     )
-    scaled = jax.tree.map(lambda leaf: scale_cotangent(leaf, weights), z)
+
+    def weigh(leaf: Array) -> Array:
+        shape = weights.shape + (1,) * (leaf.ndim - weights.ndim)
+        return _with_gradient_of(leaf, weights.reshape(shape) * leaf)
+
+    scaled = jax.tree.map(weigh, z)
     log_w = _log_weights(params, fixed, system, scaled)
     bound = _log_mean(jax.lax.stop_gradient(log_w))
     weighted = weights * jnp.where(weights > 0.0, log_w, 0.0)
-    return with_gradient_of(bound, jnp.sum(weighted, axis=0))
+    return _with_gradient_of(bound, jnp.sum(weighted, axis=0))
 
 
 ELBO_ESTIMATORS: dict[str, Estimator] = {
@@ -260,6 +264,20 @@ def _log_mean_without_each(log_w: LogWeights) -> LogWeights:
     )
     total = jnp.logaddexp(others, _mean_of_others(log_w))
     return total - jnp.log(jnp.asarray(len(log_w), log_w.dtype))
+
+
+@jax.custom_jvp
+def _with_gradient_of(value: Array, surrogate: Array) -> Array:
+    """``value`` with the derivatives of ``surrogate``."""
+    del surrogate
+    return value
+
+
+@_with_gradient_of.defjvp
+def _derivative_of_surrogate(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    return primals[0], tangents[1]
 
 
 def _require_two(name: str, num_samples: int) -> None:

@@ -15,6 +15,9 @@ from jaxtyping import Array, Float
 
 from vgm.types import Scalar
 
+MIN_SAMPLES = 25
+"""Weights whose tail can be fitted at all: it then has 5."""
+
 GOOD_TAIL_INDEX = 0.7
 """Above it, estimates from the weights cannot be trusted (Vehtari et al. 2024)."""
 
@@ -55,6 +58,9 @@ def tail_index(log_w: Float[Array, " samples"]) -> Scalar:
     Returns:
         The estimate of k; -inf if the weights of the tail are equal but for rounding,
         NaN if some are NaN, or infinite, or all are 0.
+
+    Raises:
+        ValueError: If there are too few weights.
     """
     return _tail(log_w)[0].shape
 
@@ -62,25 +68,34 @@ def tail_index(log_w: Float[Array, " samples"]) -> Scalar:
 def smooth(log_w: Float[Array, " samples"]) -> Float[Array, " samples"]:
     """Weights whose tail is replaced by quantiles of the fitted law, in the same order.
 
-    None exceeds the largest weight given (Vehtari et al. 2024, section 2.3).
+    None exceeds the largest weight given (Vehtari et al. 2024, section 2.3). Weights
+    that equal the threshold are no part of the tail, and stay.
 
     Args:
         log_w: Log importance weights of one example, at least 25.
 
     Returns:
         Smoothed log weights.
+
+    Raises:
+        ValueError: If there are too few weights.
     """
     tail, threshold = _tail(log_w)
     num_tail, maximum = tail_size(len(log_w)), jnp.max(log_w)
-    levels = (jnp.arange(num_tail, dtype=log_w.dtype) + 0.5) / num_tail
+    order = jnp.argsort(log_w)[-num_tail:]
+    largest = log_w[order]
+    above = jnp.exp(largest - maximum) > threshold
+    size = jnp.maximum(jnp.sum(above), 1)
+    rank = jnp.arange(num_tail) - (num_tail - size)
+    levels = (jnp.maximum(rank, 0).astype(log_w.dtype) + 0.5) / size
     # Quantile scale (exp(-k log(1 - u)) - 1) / k, by expm1 through k = 0.
     exponent = -jnp.log1p(-levels)
     near_zero = jnp.abs(tail.shape) < 1e-6
     index = jnp.where(near_zero | ~jnp.isfinite(tail.shape), 1.0, tail.shape)
     quantile = jnp.where(near_zero, exponent, jnp.expm1(index * exponent) / index)
     smoothed = maximum + jnp.log(threshold + tail.scale * quantile)
-    order = jnp.argsort(log_w)[-num_tail:]
-    replaced = log_w.at[order].set(jnp.minimum(smoothed, maximum))
+    tamed = jnp.where(above, jnp.minimum(smoothed, maximum), largest)
+    replaced = log_w.at[order].set(tamed)
     return jnp.where(jnp.isfinite(tail.shape), replaced, log_w)
 
 
@@ -133,6 +148,11 @@ def fit(exceedances: Float[Array, " tail"]) -> Tail:
 
 def _tail(log_w: Float[Array, " samples"]) -> tuple[Tail, Scalar]:
     """The law of the largest weights, and the threshold, relative to the maximum."""
+    if len(log_w) < MIN_SAMPLES:
+        raise ValueError(
+            f"the tail of weights needs at least {MIN_SAMPLES} of them; got "
+            f"{len(log_w)}"
+        )
     num_tail, maximum = tail_size(len(log_w)), jnp.max(log_w)
     ordered = jnp.sort(log_w)[-num_tail - 1 :]
     rounding = 10.0 * jnp.finfo(log_w.dtype).eps * jnp.maximum(1.0, jnp.abs(maximum))

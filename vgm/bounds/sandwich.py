@@ -63,8 +63,9 @@ def interval(
     upper_bound = -log_mean_exp(-log_w_backward)
     lower = lower_bound - quantile * log_mean_stderr(log_w)
     upper = upper_bound + quantile * log_mean_stderr(-log_w_backward)
-    # Ends that have crossed by more than the tolerance: one of the contracts is broken.
-    consistent = upper - lower >= -tolerance
+    # Ends that have crossed by more than rounding: one of the contracts is broken.
+    size = jnp.maximum(1.0, jnp.maximum(jnp.abs(lower_bound), jnp.abs(upper_bound)))
+    consistent = upper - lower >= -10.0 * jnp.finfo(log_w.dtype).eps * size
     enough = consistent & (upper - lower <= tolerance)
     return Interval(lower, upper, lower_bound, upper_bound, consistent, enough)
 
@@ -80,7 +81,9 @@ def log_mean_stderr(log_w: Float[Array, " samples"]) -> Scalar:
         log_w: Log weights, at least 2.
 
     Returns:
-        The standard error, in nats.
+        The standard error, in nats; inf if all weights are 0.
     """
-    weights = jnp.exp(log_w - jnp.max(log_w))
-    return jnp.std(weights, ddof=1) / (jnp.mean(weights) * len(log_w) ** 0.5)
+    largest = jnp.max(log_w)
+    weights = jnp.exp(log_w - jnp.where(jnp.isneginf(largest), 0.0, largest))
+    spread = jnp.std(weights, ddof=1) / (jnp.mean(weights) * len(log_w) ** 0.5)
+    return jnp.where(jnp.isneginf(largest), jnp.inf, spread)

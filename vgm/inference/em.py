@@ -25,7 +25,7 @@ class Fit(NamedTuple):
         params: Parameters.
         bounds: Bound after each E-step, NaN where none was taken, in nats an example.
         num_steps: E-steps taken.
-        converged: The bound rose by less than the tolerance.
+        converged: The bound changed by less than the tolerance.
     """
 
     params: Params
@@ -44,7 +44,8 @@ def fit(
 ) -> Fit:
     """Alternate until the bound rises by less than the tolerance.
 
-    A bound that is not finite ends the run, with the parameters before.
+    A bound or a parameter that is not finite ends the run, with the last parameters of
+    a finite bound. A bound that falls has not converged: the steps are no EM.
 
     Args:
         e_step: Parameters to statistics under q, and the bound at that q, in nats an
@@ -56,7 +57,12 @@ def fit(
 
     Returns:
         Parameters and the history of the bound.
+
+    Raises:
+        ValueError: If there is no step to take.
     """
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1; got {max_steps}")
 
     class State(NamedTuple):
         params: Params
@@ -72,18 +78,20 @@ def fit(
     def advance(state: State) -> State:
         statistics, bound = e_step(state.params)
         before = state.bounds[jnp.maximum(state.step - 1, 0)]
-        failed = ~jnp.isfinite(bound)
-        after = jax.tree.map(
-            lambda new, old: jnp.where(failed, old, new),
-            m_step(statistics),
-            state.previous,
-        )
+        new = m_step(statistics)
+        lost = ~jnp.isfinite(bound)
+        failed = lost | ~_all_finite(new)
+
+        def keep(new: Array, now: Array, previous: Array) -> Array:
+            return jnp.where(lost, previous, jnp.where(failed, now, new))
+
+        after = jax.tree.map(keep, new, state.params, state.previous)
         return State(
             after,
             state.params,
             state.bounds.at[state.step].set(bound),
             state.step + 1,
-            (state.step > 0) & (bound - before < tolerance),
+            ~failed & (state.step > 0) & (jnp.abs(bound - before) < tolerance),
             failed,
         )
 
@@ -99,6 +107,11 @@ def fit(
     )
     end = jax.lax.while_loop(proceed, advance, start)
     return Fit(end.params, end.bounds, end.step, end.converged)
+
+
+def _all_finite(tree: Params) -> Bool[Array, ""]:
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(finite))
 
 
 def summed(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.bounds import importance
+from vgm.bounds import importance, pareto
 from vgm.types import PRNGKey, Scalar
 
 
@@ -16,7 +16,11 @@ class Certificate(NamedTuple):
 
     Attributes:
         bias: E[w] / p(x) - 1, estimated.
-        bias_in_stderrs: The same in its standard errors: beyond 3 something is wrong.
+        bias_in_stderrs: The same in its standard errors: beyond 3 something is wrong,
+            unless the tail is too heavy.
+        tail_index: Of the weights' tail (``bounds.pareto``). Above 0.7 the mean weight
+            and its error are both too low, more often than not, and decide nothing. NaN
+            below 25 draws.
         num_samples: Each K.
         gap: log p(x) - L_K, in nats: never negative but by chance, falling with K.
         gap_stderr: Its standard error.
@@ -25,6 +29,7 @@ class Certificate(NamedTuple):
 
     bias: Scalar
     bias_in_stderrs: Scalar
+    tail_index: Scalar
     num_samples: tuple[int, ...]
     gap: Float[Array, " ks"]
     gap_stderr: Float[Array, " ks"]
@@ -33,6 +38,8 @@ class Certificate(NamedTuple):
     def __str__(self) -> str:
         """The table."""
         sign = "passes" if bool(abs(self.bias_in_stderrs) <= 3.0) else "FAILS"
+        if bool(self.tail_index > pareto.GOOD_TAIL_INDEX):
+            sign = f"undecided, for their tail is heavy (k = {self.tail_index:.1f})"
         lines = [
             f"E[w]/p(x) - 1 = {float(self.bias):+.4f}, "
             f"{float(self.bias_in_stderrs):+.1f} standard errors: {sign}",
@@ -69,7 +76,12 @@ def certify(
 
     Returns:
         The certificate; print it.
+
+    Raises:
+        ValueError: If the numbers of samples do not rise.
     """
+    if list(num_samples) != sorted(set(num_samples)):
+        raise ValueError(f"num_samples must rise; got {num_samples}")
     largest = num_samples[-1]
     keys = jax.random.split(key, num_repetitions * largest)
     raw = jax.vmap(log_weight)(keys)
@@ -89,11 +101,18 @@ def certify(
     return Certificate(
         bias,
         bias / jnp.maximum(bias_stderr, rounding),
+        _tail_index(log_w),
         num_samples,
         gap,
         stderr,
         gap[1:] <= gap[:-1] + slack,
     )
+
+
+def _tail_index(log_w: Float[Array, " draws"]) -> Scalar:
+    if log_w.size < pareto.MIN_SAMPLES:
+        return jnp.asarray(jnp.nan, log_w.dtype)
+    return pareto.tail_index(log_w)
 
 
 def _mean(values: Float[Array, " draws"]) -> tuple[Scalar, Scalar]:

@@ -30,6 +30,10 @@ class Grid(NamedTuple):
 def grid(dim: int, *, half_width: float = 10.0, num_points: int = 401) -> Grid:
     """An even grid on [-half_width, half_width]^dim.
 
+    Its spacing must be below the posterior's standard deviation s: the relative error
+    of a normal is 2 exp(-2 pi^2 s^2 / spacing^2), 5e-9 at s and 1e-2 at s / 2. Twice
+    the points show whether they were enough.
+
     Args:
         dim: 1 or 2.
         half_width: Where the joint density has vanished; 10 prior standard deviations
@@ -38,7 +42,12 @@ def grid(dim: int, *, half_width: float = 10.0, num_points: int = 401) -> Grid:
 
     Returns:
         The grid.
+
+    Raises:
+        ValueError: If there are other dimensions.
     """
+    if dim not in (1, 2):
+        raise ValueError(f"grid takes 1 or 2 dimensions; got {dim}")
     side = jnp.linspace(-half_width, half_width, num_points)
     axes = jnp.meshgrid(*[side] * dim, indexing="ij")
     points = jnp.stack([axis.ravel() for axis in axes], axis=-1)
