@@ -66,23 +66,22 @@ def _header(*, bits: bool) -> list[str]:
 
 
 def _difference(path: Path, first: Path) -> str:
-    """Paired difference of the evidences, example by example."""
+    """Paired difference of the evidences, or of the ELBOs, example by example."""
     values, before = (directory.read_likelihoods(run) for run in (path, first))
     if path == first or values is None or before is None:
         return "-"
-    counts = {
-        directory.read_result(run)["num_importance_samples"] for run in (path, first)
-    }
-    if len(counts) > 1:  # the bound rises with K: no difference of the models
-        return "other K"
     if "example" not in values or "example" not in before:
         return "-"
     if not np.array_equal(values["example"], before["example"]):
         return "-"
-    # Without an evidence the bounds are compared.
-    name = "log_evidence" if "log_evidence" in values else "elbo"
+    counts = {
+        directory.read_result(run)["num_importance_samples"] for run in (path, first)
+    }
+    # The evidence's bound rises with K: of other K it is no difference of the models.
+    of_evidence = len(counts) == 1 and "log_evidence" in values
+    name, what = ("log_evidence", "") if of_evidence else ("elbo", "ELBO ")
     gain = estimates.paired_difference(values[name], before[name])
-    return f"{gain.mean:+.2f} ± {number(gain.stderr, 2)}"
+    return f"{what}{gain.mean:+.2f} ± {number(gain.stderr, 2)}"
 
 
 def _row(name: str, result: dict, difference: str, *, bits: bool) -> list[str]:

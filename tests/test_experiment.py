@@ -172,6 +172,17 @@ def test_compare_pairs_the_examples_of_two_runs(finished_run, tmp_path, capsys):
     np.savez(other / "likelihoods.npz", **values)
     assert compare.main([str(finished_run), str(other)]) == 0
     assert "+1.50 ± 0.00" in capsys.readouterr().out
+    # Evidences of another K are bounds of another tightness: the ELBOs are compared.
+    values["elbo"] = values["elbo"] - 0.25
+    np.savez(other / "likelihoods.npz", **values)
+    result = json.loads((other / "result.json").read_text())
+    tighter = {**result, "num_importance_samples": 7}
+    (other / "result.json").write_text(json.dumps(tighter))
+    assert compare.main([str(finished_run), str(other)]) == 0
+    out = capsys.readouterr().out
+    assert "ELBO -0.25 ± 0.00" in out
+    assert "+1.50" not in out
+    (other / "result.json").write_text(json.dumps(result))
     np.savez(
         other / "likelihoods.npz", **{**values, "example": values["example"][::-1]}
     )
