@@ -175,12 +175,12 @@ def sum_half_expm1_minus(
     Returns:
         Sum of (exp(x) - 1 - x) / 2 + plus.
     """
-    # XLA's CPU backend computes the summands in one loop and their sum in another: what
-    # is added up in the first, a quarter to each other, need not be written between.
     x, plus = jnp.broadcast_arrays(x, plus)
     dtype = jnp.result_type(x, plus)
     # Half precision has neither the digits nor the exponents.
     x, plus = (part.astype(jnp.promote_types(dtype, jnp.float32)) for part in (x, plus))
+    # XLA's CPU backend computes the summands in one loop and their sum in another: what
+    # is added up in the first, a quarter to each other, need not be written between.
     quarters = math.gcd(x.size, 4)
     total = jnp.zeros((), x.dtype)
     for some, more in zip(
