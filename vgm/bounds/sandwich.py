@@ -22,8 +22,8 @@ class Interval(NamedTuple):
         upper: Upper end.
         lower_bound: log 1/K sum w of the forward weights.
         upper_bound: -log 1/K sum 1/w of the backward weights.
-        consistent: The ends have not crossed; if they have, the weights are not what
-            they should be.
+        consistent: The bounds have not crossed by more than 4 standard errors; if they
+            have, the weights are not what they should be.
         enough: Consistent, and no wider than the tolerance: K was enough.
     """
 
@@ -61,11 +61,13 @@ def interval(
     quantile = jnp.asarray(quantile, log_w.dtype)
     lower_bound = log_mean_exp(log_w)
     upper_bound = -log_mean_exp(-log_w_backward)
-    lower = lower_bound - quantile * log_mean_stderr(log_w)
-    upper = upper_bound + quantile * log_mean_stderr(-log_w_backward)
-    # Ends that have crossed by more than rounding: one of the contracts is broken.
+    below, above = log_mean_stderr(log_w), log_mean_stderr(-log_w_backward)
+    lower = lower_bound - quantile * below
+    upper = upper_bound + quantile * above
+    # Bounds that cross by more than chance and rounding: a contract is broken.
     size = jnp.maximum(1.0, jnp.maximum(jnp.abs(lower_bound), jnp.abs(upper_bound)))
-    consistent = upper - lower >= -10.0 * jnp.finfo(log_w.dtype).eps * size
+    rounding = 10.0 * jnp.finfo(log_w.dtype).eps * size
+    consistent = lower_bound - upper_bound <= 4.0 * jnp.hypot(below, above) + rounding
     enough = consistent & (upper - lower <= tolerance)
     return Interval(lower, upper, lower_bound, upper_bound, consistent, enough)
 
