@@ -492,9 +492,19 @@ def test_ends_that_cross_by_little_have_crossed():
     found = sandwich.interval(jnp.full(64, -1.0), jnp.full(64, -1.09), tolerance=1.0)
     assert not found.consistent
     assert not found.enough
-    touching = sandwich.interval(jnp.full(64, -700.0), jnp.full(64, -700.0))
-    assert touching.consistent
-    assert touching.enough
+
+
+@pytest.mark.parametrize("size", [-700.0, 700.0])
+def test_ends_that_cross_by_rounding_have_not_crossed(size):
+    """A few last digits of numbers of that size, of either sign."""
+    few = 4 * float(jnp.finfo(jnp.float32).eps) * abs(size)
+    found = sandwich.interval(jnp.full(64, size), jnp.full(64, size - few))
+    assert found.lower > found.upper
+    assert found.consistent
+    assert found.enough
+    many = 4.0 * few
+    found = sandwich.interval(jnp.full(64, size), jnp.full(64, size - many))
+    assert not found.consistent
 
 
 def test_no_weight_at_all_bounds_nothing_from_below():
