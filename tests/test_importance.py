@@ -494,6 +494,18 @@ def test_ends_that_cross_by_little_have_crossed():
     assert not found.enough
 
 
+def test_bounds_may_cross_by_four_standard_errors(x64):
+    """Of both sides together, as independent errors add up."""
+    spread = jnp.log1p(0.1 * jnp.tile(jnp.asarray([1.0, -1.0]), 50))
+    one = float(sandwich.log_mean_stderr(spread))
+    for errors, consistent in ((3.9, True), (4.1, False)):
+        certain = jnp.full(100, -errors * one)
+        assert sandwich.interval(spread, certain).consistent == consistent
+        # Weights of mean 1 from behind: E[1 / w] has the same error.
+        behind = -spread - 2.0**0.5 * errors * one
+        assert sandwich.interval(spread, behind).consistent == consistent
+
+
 @pytest.mark.parametrize("size", [-700.0, 700.0])
 def test_ends_that_cross_by_rounding_have_not_crossed(size):
     """A few last digits of numbers of that size, of either sign."""
