@@ -64,7 +64,7 @@ SELECT = {
     "numerics": "softplus or ndtr or expm1 or kl or logistic or normal or weights",
     "bounds/pareto": "pareto or constant_weights or tail or ties or quartile or index",
     "bounds/annealed": "anneal or hmc or temperature or tuned or intervals_hold",
-    "bounds/sandwich": "interval or naive or overflow",
+    "bounds/sandwich": "interval or naive or overflow or cross or no_weight",
     "bijections/continuous": "continuous or velocity or divergence or probes",
     "bounds/flow": "flow or dequant or uniform or level or draws or matching",
     "oracles/targets": "target or normaliser",
