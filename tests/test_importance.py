@@ -524,3 +524,11 @@ def test_no_weight_at_all_bounds_nothing_from_below():
     assert found.lower == -jnp.inf
     assert found.consistent
     assert not found.enough
+
+
+def test_renyi_of_one_weight_far_above_the_others(x64):
+    """Their mean is near all but one: the series may not serve it."""
+    log_w = jnp.zeros(100).at[7].set(20.0)
+    expected = 2.0 * np.log((99.0 + np.exp(10.0)) / 100.0)
+    found = importance.renyi(log_w, jnp.asarray(0.5))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

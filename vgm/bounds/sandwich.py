@@ -65,8 +65,7 @@ def interval(
     lower = lower_bound - quantile * below
     upper = upper_bound + quantile * above
     # Bounds that cross by more than chance and rounding: a contract is broken.
-    size = jnp.maximum(1.0, jnp.maximum(jnp.abs(lower_bound), jnp.abs(upper_bound)))
-    rounding = 10.0 * jnp.finfo(log_w.dtype).eps * size
+    rounding = 10.0 * jnp.finfo(log_w.dtype).eps * (1.0 + jnp.abs(lower_bound))
     consistent = lower_bound - upper_bound <= 4.0 * jnp.hypot(below, above) + rounding
     enough = consistent & (upper - lower <= tolerance)
     return Interval(lower, upper, lower_bound, upper_bound, consistent, enough)
