@@ -331,27 +331,6 @@ def test_normal_divergences_in_half_precision(dtype, size, key):
         assert gradient.dtype == dtype
 
 
-@pytest.mark.parametrize(
-    "shapes", [((), (8,)), ((8,), ()), ((3,), (3,)), ((1, 3), (2, 3)), ((2, 3), (1, 3))]
-)
-def test_normal_divergences_broadcast(shapes, x64, key):
-    """A mean or a scale for all; what cannot go together says so."""
-    mean, log_std = (jax.random.normal(key, shape) for shape in shapes)
-    full = np.broadcast_shapes(*shapes)
-    whole = [jnp.broadcast_to(part, full) for part in (mean, log_std)]
-    both = jax.value_and_grad(divergences.kl_standard_normal, (0, 1))
-    with jax.numpy_rank_promotion("allow"):
-        value, gradients = both(mean, log_std)
-        expected, full_gradients = both(*whole)
-        sums = [
-            jnp.sum(g) if part.ndim == 0 else g
-            for part, g in zip((mean, log_std), full_gradients, strict=True)
-        ]
-    np.testing.assert_allclose(value, expected, rtol=1e-14)
-    for gradient, total in zip(gradients, sums, strict=True):
-        assert np.isclose(jnp.sum(gradient), jnp.sum(total), rtol=1e-12)
-
-
 def test_divergences_of_shapes_that_do_not_go_together():
     with pytest.raises((ValueError, TypeError)):
         divergences.kl_standard_normal(jnp.zeros((3, 2)), jnp.zeros((2, 3)))
@@ -363,13 +342,13 @@ def test_full_kl_keeps_its_digits_near_equality_in_float32(delta, key):
     noise = np.tril(np.asarray(jax.random.normal(key, (4, 4))))
     p = (np.eye(4) * 2.0 + 0.3 * noise).astype(np.float32)
     q = (p + delta * np.tril(noise + 1.0)).astype(np.float32)
-    mean = np.zeros(4, np.float32)
     a = np.linalg.solve(p.astype(np.float64), q.astype(np.float64) - p)
     rise = np.diag(a)
     # |1 + a|^2 - 4 - 2 sum log(1 + a_ii), its constants and first order cancelled.
     logs = sum((-rise) ** n / n for n in range(2, 9)).sum()
     expected = 0.5 * (np.tril(a, -1) ** 2).sum() + 0.5 * (rise**2).sum() + logs
-    actual = divergences.kl_multivariate_normal(mean, jnp.asarray(q), mean, p)
+    mean, p, q = jnp.zeros(4), jnp.asarray(p), jnp.asarray(q)
+    actual = divergences.kl_multivariate_normal(mean, q, mean, p)
     # A hundred roundings: products and sums of a solve of four rows.
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
     assert divergences.kl_multivariate_normal(mean, p, mean, p) == 0.0
