@@ -504,6 +504,9 @@ def test_bounds_may_cross_by_four_standard_errors(x64):
         # Weights of mean 1 from behind: E[1 / w] has the same error.
         behind = -spread - 2.0**0.5 * errors * one
         assert sandwich.interval(spread, behind).consistent == consistent
+    # Ends that cross by chance may do so within the tolerance only.
+    behind = -spread - 2.0**0.5 * 3.9 * one
+    assert not sandwich.interval(spread, behind, tolerance=0.1 * one).consistent
 
 
 @pytest.mark.parametrize("size", [-700.0, 700.0])

@@ -351,6 +351,8 @@ def test_a_heavy_tail_decides_nothing(key):
     assert heavy.bias_in_stderrs < -3
     assert "undecided" in str(heavy)
     assert "FAILS" not in str(heavy)
+    # A mean too high is no matter of the tail.
+    assert "FAILS" in str(heavy._replace(bias_in_stderrs=jnp.asarray(4.0)))
     few = certificate(1.0, num_samples=(1, 2), num_repetitions=8)
     assert jnp.isnan(few.tail_index)
     with pytest.raises(ValueError, match="rise"):

@@ -22,8 +22,9 @@ class Interval(NamedTuple):
         upper: Upper end.
         lower_bound: log 1/K sum w of the forward weights.
         upper_bound: -log 1/K sum 1/w of the backward weights.
-        consistent: The bounds have not crossed by more than 4 standard errors; if they
-            have, the weights are not what they should be.
+        consistent: The bounds have not crossed by more than 4 standard errors, nor the
+            ends by more than the tolerance; if they have, the weights are not what they
+            should be.
         enough: Consistent, and no wider than the tolerance: K was enough.
     """
 
@@ -67,6 +68,7 @@ def interval(
     # Bounds that cross by more than chance and rounding: a contract is broken.
     rounding = 10.0 * jnp.finfo(log_w.dtype).eps * (1.0 + jnp.abs(lower_bound))
     consistent = lower_bound - upper_bound <= 4.0 * jnp.hypot(below, above) + rounding
+    consistent &= upper - lower >= -tolerance
     enough = consistent & (upper - lower <= tolerance)
     return Interval(lower, upper, lower_bound, upper_bound, consistent, enough)
 

@@ -38,7 +38,9 @@ class Certificate(NamedTuple):
     def __str__(self) -> str:
         """The table."""
         sign = "passes" if bool(abs(self.bias_in_stderrs) <= 3.0) else "FAILS"
-        if bool(self.tail_index > pareto.GOOD_TAIL_INDEX):
+        # A heavy tail explains a mean too low, not one too high.
+        heavy = self.tail_index > pareto.GOOD_TAIL_INDEX
+        if bool(heavy & (self.bias_in_stderrs <= 3.0)):
             sign = f"undecided, for their tail is heavy (k = {self.tail_index:.1f})"
         lines = [
             f"E[w]/p(x) - 1 = {float(self.bias):+.4f}, "

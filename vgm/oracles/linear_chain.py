@@ -9,8 +9,8 @@ Every marginal is normal, so the evidence follows by the Kalman recursion
 and both exact posteriors are chains of the same kind: bottom-up, where z_t depends on
 z_{t-1} alone (x adds nothing), and top-down, where z_t depends on z_{t+1} and x.
 
-In float32 the noise must not be far below the signal: covariances are added up, and a
-ratio of e^7 in standard deviations costs 0.4 nats. Then use float64.
+In float32 the noise must not be far below the signal: covariances are added up, and
+noise below the last digits of the signal's is lost. Then use float64.
 """
 
 from typing import NamedTuple
