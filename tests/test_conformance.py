@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import disturbed
 from miniatures import AffineFlow, GaussianDiffusion
 
 from vgm import models
@@ -34,7 +35,7 @@ def grid_log_evidence(model, params, x, condition):
 
 
 def vae_case(key, likelihood, *, conditional=False, architecture="mlp"):
-    key_x, key_init, key_params, key_label = jax.random.split(key, 4)
+    key_x, key_init, key_label = jax.random.split(key, 3)
     event = (4, 4, 1) if architecture == "conv" else EVENT
     x = {
         "bernoulli": lambda: jax.random.bernoulli(key_x, 0.4, (6, *event)) * 1.0,
@@ -55,15 +56,9 @@ def vae_case(key, likelihood, *, conditional=False, architecture="mlp"):
     else:
         model = models.vae.mlp(**shared)
     condition = jax.random.randint(key_label, (6,), 0, 3) if conditional else None
-    params = model.init(key_init, x, condition)
+    params = jax.jit(model.init)(key_init, x, condition)
     # Away from the start, where q is close to the prior: random encoder and decoder.
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key_params, len(leaves))
-    noisy = [
-        leaf + 0.1 * jax.random.normal(k, leaf.shape)
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    params = jax.tree.unflatten(structure, noisy)
+    params = disturbed(params)
     # q not far from the prior: weights with a small variance.
     params["encoder"] = jax.tree.map(lambda leaf: 0.3 * leaf, params["encoder"])
     evidence = jax.jit(
@@ -150,7 +145,7 @@ def test_linear_vae_with_the_exact_encoder_has_constant_weights(x64, key):
 def test_miniature_flow(key):
     model = AffineFlow(dim=3)
     x = 0.5 + 2.0 * jax.random.normal(key, (6, 3))
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     evidence = jax.jit(jax.vmap(functools.partial(model.log_evidence, params)))
     ran = conformance.check(
         conformance.Case(model, params, x, None, evidence, 100), key
@@ -166,7 +161,7 @@ def test_miniature_flow(key):
 def test_miniature_diffusion(key):
     model = GaussianDiffusion(dim=2, num_steps=5)
     x = 0.7 * jax.random.normal(key, (6, 2))
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     evidence = jax.jit(jax.vmap(functools.partial(model.log_evidence, params)))
     ran = conformance.check(conformance.Case(model, params, x, None, evidence), key)
     assert ran == conformance.ANY_MODEL
@@ -202,7 +197,7 @@ def chain_log_evidence(model, params, x, condition):
 
 
 def diffusion_case(key, head, decoder, *, schedule="linear", conditional=False):
-    key_x, key_init, key_params, key_label = jax.random.split(key, 4)
+    key_x, key_init, key_label = jax.random.split(key, 3)
     levels = 0 if decoder == "normal" else 3
     x = jax.random.randint(key_x, (6, 1), 0, 3)
     if not levels:
@@ -220,14 +215,8 @@ def diffusion_case(key, head, decoder, *, schedule="linear", conditional=False):
         num_classes=3 if conditional else 0,
     )
     condition = jax.random.randint(key_label, (6,), 0, 3) if conditional else None
-    params = model.init(key_init, x, condition)
-    leaves, structure = jax.tree.flatten(params["network"])
-    keys = jax.random.split(key_params, len(leaves))
-    noisy = [
-        leaf + 0.1 * jax.random.normal(k, leaf.shape)
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    params["network"] = jax.tree.unflatten(structure, noisy)
+    params = jax.jit(model.init)(key_init, x, condition)
+    params["network"] = disturbed(params["network"])
     evidence = jax.jit(
         functools.partial(chain_log_evidence, model, params, condition=condition)
     )
@@ -333,7 +322,7 @@ def test_the_starting_bias_fits_each_pixel_alone(key):
         likelihood="categorical",
         levels=5,
     )
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     counts = (np.asarray(x)[..., None] == np.arange(5)).sum(0)
     expected = (counts + 1.0) / (50 + 5)
     np.testing.assert_allclose(

@@ -381,27 +381,32 @@ def test_missing_cells_of_a_table(tmp_path):
 def test_cifar_batches_are_read_in_order(tmp_path):
     """Planes of red, green and blue, a label before each image."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
-    labels = np.arange(5, dtype=np.uint8)
+    images = rng.integers(0, 256, (7, 32, 32, 3)).astype(np.uint8)
+    labels = np.arange(7, dtype=np.uint8)
     rows = np.concatenate(
-        [labels[:, None], images.transpose(0, 3, 1, 2).reshape(5, -1)], axis=1
+        [labels[:, None], images.transpose(0, 3, 1, 2).reshape(7, -1)], axis=1
     )
-    for name, part in (("data_batch_1", 0), ("data_batch_2", 2), ("test_batch", 4)):
-        stop = {0: 2, 2: 4, 4: 5}[part]
-        (tmp_path / f"{name}.bin").write_bytes(rows[part:stop].tobytes())
+    batches = {f"data_batch_{n}": rows[n - 1 : n] for n in range(1, 5)}
+    batches |= {"data_batch_5": rows[4:6], "test_batch": rows[6:]}
+    for name, part in batches.items():
+        (tmp_path / f"{name}.bin").write_bytes(part.tobytes())
     # Left beside its packed form, a batch is one batch.
     packed = gzip.compress((tmp_path / "data_batch_1.bin").read_bytes())
     (tmp_path / "data_batch_1.bin.gz").write_bytes(packed)
     dataset = data.load("cifar10", tmp_path, num_validation=1)
-    np.testing.assert_array_equal(dataset.train.x, images[:3])
-    np.testing.assert_array_equal(dataset.validation.x, images[3:4])
-    np.testing.assert_array_equal(dataset.test.x, images[4:])
-    assert dataset.train.labels.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(dataset.train.x, images[:5])
+    np.testing.assert_array_equal(dataset.validation.x, images[5:6])
+    np.testing.assert_array_equal(dataset.test.x, images[6:])
+    assert dataset.train.labels.tolist() == [0, 1, 2, 3, 4]
     assert dataset.levels == 256
-    (tmp_path / "test_batch.bin").write_bytes(rows[4:].tobytes()[:-1])
+    (tmp_path / "test_batch.bin").write_bytes(rows[6:].tobytes()[:-1])
     with pytest.raises(UserError, match=r"3072 bytes, no multiple of 3073"):
         data.load("cifar10", tmp_path, num_validation=0)
-    rows[4, 0] = 10
-    (tmp_path / "test_batch.bin").write_bytes(rows[4:].tobytes())
+    rows[6, 0] = 10
+    (tmp_path / "test_batch.bin").write_bytes(rows[6:].tobytes())
     with pytest.raises(UserError, match="labels above 9"):
+        data.load("cifar10", tmp_path, num_validation=0)
+    # A training set of four fifths would pass for the whole.
+    (tmp_path / "data_batch_3.bin").unlink()
+    with pytest.raises(UserError, match=r"data_batch_3.bin\(.gz\) is missing"):
         data.load("cifar10", tmp_path, num_validation=0)

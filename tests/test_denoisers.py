@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sample
 import train
+from draws import disturbed
 
 from vgm import models
 from vgm.errors import UserError
@@ -39,12 +40,6 @@ def test_denoisers_are_batch_free_and_start_at_zero(key, network):
     params = jax.jit(network.init, static_argnames="train")(
         key, z, time, context, train=False
     )
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    moved = [
-        leaf + 0.1 * jax.random.normal(k, leaf.shape)
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
 
     @jax.jit
     def both(params):
@@ -57,7 +52,7 @@ def test_denoisers_are_batch_free_and_start_at_zero(key, network):
         return together, jax.vmap(one)(z, time, context)
 
     chex.assert_trees_all_equal(both(params)[0], jnp.zeros((3, 4, 4, 2, 3)))
-    together, alone = both(jax.tree.unflatten(structure, moved))
+    together, alone = both(disturbed(params))
     assert together.shape == (3, 4, 4, 2, 3)
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
     # Time and context matter.
@@ -101,7 +96,7 @@ def test_a_diffusion_starts_at_the_posterior_of_each_coordinate_alone(x64, key):
     """Before training x_hat is E[x | z_t] under the frequencies of the data."""
     x = jax.random.randint(key, (40, 2), 0, 4)
     model = diffusion()
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     z, gamma = jnp.asarray([0.4, -0.9]), -0.7
     got = model.chain(params, x[0]).predict(z, jnp.asarray(gamma))
     values = np.linspace(-1.0, 1.0, 4)
@@ -144,7 +139,7 @@ def test_what_cannot_be_is_named(build, message):
 def test_deterministic_paths_agree_whatever_their_steps(key):
     """Without noise z_0 depends on z_1 alone, and on the number of steps but little."""
     x = jax.random.randint(key, (10, 2), 0, 4)
-    params = diffusion(degree=2).init(key, x)
+    params = jax.jit(diffusion(degree=2).init)(key, x)
 
     def ends(eta, num_steps):
         model = dataclasses.replace(diffusion(2), eta=eta, num_steps=num_steps)
@@ -162,7 +157,7 @@ def test_a_diffusion_of_levels_in_double_precision(x64, key):
     model = dataclasses.replace(
         diffusion(), schedule=noise.schedule("learned-linear", -4.0, 4.0)
     )
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     assert jax.jit(model.log_weight)(key, params, x).dtype == jnp.float64
     assert jax.jit(model.elbo_terms)(key, params, x).elbo.dtype == jnp.float64
 

@@ -11,6 +11,7 @@ import pytest
 import scipy.linalg
 import scipy.special
 import scipy.stats
+from draws import disturbed
 
 from vgm import bijections, models
 from vgm.bijections import continuous, elementwise, linear
@@ -45,21 +46,8 @@ EVERY = pytest.mark.parametrize(
 )
 
 
-def disturb(params, key, scale=0.3):
-    """Parameters away from the start, where every network is 0."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        structure,
-        [
-            leaf + scale * jax.random.normal(k, leaf.shape)
-            for leaf, k in zip(leaves, keys, strict=True)
-        ],
-    )
-
-
 def real_flow(name, key, *, dim=2, num_classes=0, count=64):
-    key_x, key_init, key_params, key_label = jax.random.split(key, 4)
+    key_x, key_init, key_label = jax.random.split(key, 3)
     x = jax.random.normal(key_x, (count, dim)) * 1.5 + 0.5
     condition = None
     if num_classes:
@@ -67,18 +55,18 @@ def real_flow(name, key, *, dim=2, num_classes=0, count=64):
     model = flows.flow(
         LAYERS[name]((dim,), STEP, 2), event_shape=(dim,), num_classes=num_classes
     )
-    params = disturb(jax.jit(model.init)(key_init, x, condition), key_params)
+    params = disturbed(jax.jit(model.init)(key_init, x, condition), 0.3)
     return model, params, x, condition
 
 
 def level_flow(key, *, variational, levels=4, count=6):
-    key_x, key_init, key_params = jax.random.split(key, 3)
+    key_x, key_init = jax.random.split(key)
     x = jax.random.randint(key_x, (count, 2), 0, levels)
     noise = flows.variational_noise((2,), STEP, 2) if variational else None
     model = flows.flow(
         flows.realnvp((2,), STEP, 2), event_shape=(2,), levels=levels, noise=noise
     )
-    return model, disturb(jax.jit(model.init)(key_init, x), key_params, 0.2), x
+    return model, disturbed(jax.jit(model.init)(key_init, x), 0.2), x
 
 
 def mass_by_quadrature(model, params, x, num_nodes=300):
@@ -343,7 +331,7 @@ def test_glow_conforms_on_images(key):
         num_classes=3,
     )
     label = jnp.arange(6) % 3
-    params = disturb(model.init(key, x, label), key, 0.1)
+    params = disturbed(jax.jit(model.init)(key, x, label), 0.1)
 
     def exact(x, label):
         context = jax.nn.one_hot(label, 3)
@@ -394,7 +382,7 @@ def test_outside_the_support_log_p_is_minus_infinity(transform, outside, key):
     model = flows.flow(
         flows.realnvp((2,), STEP, 2), event_shape=(2,), transform=transform
     )
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     assert jnp.isfinite(model.log_prob(params, x)).all()
     value = model.log_prob(params, jnp.asarray([[0.5, outside]]))
     assert value[0] == -jnp.inf
@@ -408,7 +396,7 @@ def test_densities_are_in_the_units_of_the_data(transform, key, x64):
     model = flows.flow(
         layers.fixed(bijections.IDENTITY), event_shape=(1,), transform=transform
     )
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     fitted = scipy.stats.norm(float(z.mean()), float(z.std()))
     at = np.asarray([0.2, 0.5, 0.7])
     if transform == "log":
@@ -429,7 +417,7 @@ def test_a_constant_number_is_scaled_once(key):
     change = model.log_prob(params, near) - model.log_prob(params, x)
     # One standard deviation of 1e-3 off: half a nat.
     np.testing.assert_allclose(change, -0.5, atol=0.05)
-    shaken = disturb(params, key)
+    shaken = disturbed(params, 0.3)
 
     def loss(params):
         return jnp.mean(model.log_prob(params, x.at[:8].set(1e6))) * 1e-12
@@ -460,7 +448,7 @@ def test_dropout_changes_training_alone(key):
     step = STEP._replace(dropout=0.5)
     x = jax.random.normal(key, (8, 4))
     model = flows.flow(flows.realnvp((4,), step, 2), event_shape=(4,))
-    params = disturb(model.init(key, x), key)
+    params = disturbed(jax.jit(model.init)(key, x), 0.3)
     keys = jax.random.split(key)
     plain = [model.elbo_terms(k, params, x).elbo for k in keys]
     chex.assert_trees_all_equal(*plain)
@@ -478,7 +466,7 @@ def test_a_repeated_layer_is_the_layers_in_turn(key):
         layers.fixed(linear.reverse()),
     )
     many = layers.repeat(one, 3)
-    params = disturb(many.init(key, x, None), key, 0.1)
+    params = disturbed(many.init(key, x, None), 0.1)
     z = layers.push(many, params, x, None)
     value = x
     for number in range(3):
@@ -491,7 +479,7 @@ def test_a_repeated_layer_is_the_layers_in_turn(key):
 
 
 def made_model(key, likelihood, *, num_classes=0):
-    key_x, key_init, key_params = jax.random.split(key, 3)
+    key_x, key_init = jax.random.split(key)
     levels = 2 if likelihood == "bernoulli" else 3
     x = jax.random.randint(key_x, (6, 2, 2, 1), 0, levels)
     if likelihood == "bernoulli":
@@ -502,7 +490,12 @@ def made_model(key, likelihood, *, num_classes=0):
         network, family, (2, 2, 1), num_classes
     )
     condition = jnp.arange(6) % 2 if num_classes else None
-    return model, disturb(model.init(key_init, x, condition), key_params), x, condition
+    return (
+        model,
+        disturbed(jax.jit(model.init)(key_init, x, condition), 0.3),
+        x,
+        condition,
+    )
 
 
 @pytest.mark.parametrize(
@@ -537,7 +530,7 @@ def test_made_has_mass_one_and_draws_by_it(likelihood, key):
 def test_made_reads_what_is_before_alone(dim, hidden, key):
     network = models.made.MADE(hidden, 2, "tanh")
     x, context = jax.random.normal(key, (1, dim)), jnp.ones((1, 3))
-    params = disturb(network.init(key, x, context, train=False), key, 1.0)
+    params = disturbed(network.init(key, x, context, train=False), 1.0)
 
     def outputs(x):
         return network.apply(params, x[None], context, train=False)[0]
@@ -555,7 +548,7 @@ def test_made_reads_its_context_everywhere(dim, hidden, key):
     network = models.made.MADE(hidden, 2, "tanh")
     x, context = jax.random.normal(key, (1, dim)), jnp.ones(3)
     params = network.init(key, x, context[None], train=False)
-    params = disturb(params, key, 1.0)
+    params = disturbed(params, 1.0)
 
     def outputs(context):
         return network.apply(params, x, context[None], train=False)[0]
@@ -567,7 +560,7 @@ def test_made_reads_its_context_everywhere(dim, hidden, key):
 def test_made_is_batch_free(key):
     network = models.made.MADE((9,), 3)
     x = jax.random.normal(key, (5, 4))
-    params = disturb(network.init(key, x, None, train=False), key)
+    params = disturbed(network.init(key, x, None, train=False), 0.3)
     whole = network.apply(params, x, None, train=False)
     one = jax.vmap(lambda x: network.apply(params, x[None], None, train=False)[0])(x)
     np.testing.assert_allclose(whole, one, rtol=1e-5, atol=1e-6)
@@ -650,7 +643,7 @@ def continuous_model(key):
         flows.continuous((2,), step, 1), event_shape=(2,), velocity=network
     )
     x = jax.random.normal(key, (6, 2))
-    return model, disturb(model.init(key, x), key), x
+    return model, disturbed(jax.jit(model.init)(key, x), 0.3), x
 
 
 @pytest.mark.slow
@@ -724,7 +717,7 @@ def test_a_flow_on_a_target_conforms(key):
     # Wide enough for the banana: weights with a variance.
     model = models.target.TargetFlow(flow, targets.banana())
     x = jnp.zeros((6, 0))
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     params["data"] = (
         {"mean": jnp.asarray([0.0, 1.0]), "log_std": jnp.log(jnp.asarray([2.6, 3.5]))},
     )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import disturbed
 from scipy import special, stats
 
 from vgm import configs, models
@@ -26,19 +27,6 @@ EVENT = (2, 2, 1)
 
 def bits(key, count=6, event=EVENT):
     return jax.random.bernoulli(key, 0.4, (count, *event)) * 1.0
-
-
-def away(key, params, scale=0.1):
-    """Parameters off their start, where q is the prior and networks say nothing."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        structure,
-        [
-            leaf + scale * jax.random.normal(k, leaf.shape)
-            for k, leaf in zip(keys, leaves, strict=True)
-        ],
-    )
 
 
 def settings(posterior="diagonal", prior="standard"):
@@ -103,7 +91,7 @@ def rows_of(node, count):
 @pytest.mark.slow
 def test_vaes_pass_the_suite(key, posterior, prior):
     model, x = small_vae(posterior, prior), bits(key)
-    params = away(key, jax.jit(model.init)(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     # q not far from the prior: weights with a small variance.
     params["encoder"] = jax.tree.map(lambda leaf: 0.3 * leaf, params["encoder"])
     nodes, log_cell = grid(-8.0, 8.0, 161)
@@ -114,7 +102,7 @@ def test_vaes_pass_the_suite(key, posterior, prior):
 
 def categorical_case(key):
     model, x = small_vae("categorical"), bits(key)
-    params = away(key, model.init(key, x), 0.3)
+    params = disturbed(jax.jit(model.init)(key, x), 0.3)
     every = jnp.asarray(list(itertools.product(range(3), repeat=2)))
     nodes = jax.nn.one_hot(every, 3)
     evidence = evidence_by(rows_of, nodes, jnp.zeros(()), model, params)
@@ -235,7 +223,7 @@ def test_the_density_of_a_flow_posterior(x64, key, name):
     z, log_q = family.sample_and_log_prob(key, start, encoding)
     plain = posteriors.diagonal(3)
     chex.assert_trees_all_close(log_q, plain.log_prob({}, base, z), rtol=1e-10)
-    params = away(key, start, 0.3)
+    params = disturbed(start, 0.3)
     z, log_q = family.sample_and_log_prob(key, params, encoding)
     found = family.log_prob(params, encoding, z)
     chex.assert_trees_all_close(found, log_q, rtol=1e-8)
@@ -259,7 +247,7 @@ def test_the_density_of_a_flow_posterior(x64, key, name):
 
 def test_mixtures_against_scipy(x64, key):
     prior = priors.mixture(2, 5)
-    params = away(key, prior.init(key, None), 0.5)
+    params = disturbed(prior.init(key, None), 0.5)
     z = jax.random.normal(key, (7, 2))
     weights = special.softmax(np.asarray(params.logits))
     expected = np.log(
@@ -282,7 +270,7 @@ def test_mixtures_against_scipy(x64, key):
 
 def test_a_vamp_prior_is_the_mixture_of_its_posteriors(x64, key):
     model, x = small_vae("diagonal", "vamp"), bits(key)
-    params = away(key, jax.jit(model.init)(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     z = jax.random.normal(key, (5, 2))
     encoding = model.encode({**params}, params["prior"])
     each = [
@@ -310,8 +298,8 @@ def test_a_vamp_prior_is_the_mixture_of_its_posteriors(x64, key):
 )
 def test_learned_priors_have_mass_one(x64, key, name):
     prior = latents.prior(settings(prior=name), 2)
-    params = away(
-        key, jax.tree.map(lambda v: v.astype(float), prior.init(key, None)), 0.2
+    params = disturbed(
+        jax.tree.map(lambda v: v.astype(float), prior.init(key, None)), 0.2
     )
     nodes, log_cell = grid(-9.0, 9.0, 361)
     log_mass = jax.nn.logsumexp(jax.jit(prior.log_prob)(params, nodes)) + log_cell
@@ -364,7 +352,7 @@ def test_sizes_that_do_not_fit_are_refused():
 
 def test_a_markov_hierarchy_passes_the_suite(key):
     model, x = markov_model(), bits(key)
-    params = away(key, jax.jit(model.init)(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     params = jax.tree.map(lambda leaf: 0.5 * leaf, params)
     nodes, log_cell = grid(-8.0, 8.0, 161)
 
@@ -382,7 +370,7 @@ def test_a_markov_hierarchy_in_a_loop_passes_the_suite(key):
     """Three layers of one number: their two steps are one loop."""
     model, x = markov_model((1, 1, 1)), bits(key)
     assert [stack.num_steps for stack in model.stacks] == [2]
-    params = jax.tree.map(lambda v: 0.5 * v, away(key, model.init(key, x)))
+    params = jax.tree.map(lambda v: 0.5 * v, disturbed(jax.jit(model.init)(key, x)))
     axis = jnp.linspace(-6.0, 6.0, 41)
     nodes = jnp.stack(jnp.meshgrid(axis, axis, axis), -1).reshape(-1, 3)
     log_cell = 3 * jnp.log(axis[1] - axis[0])
@@ -412,7 +400,7 @@ def ladder_model(sides=(1,), layers=(2,), event=EVENT, **kw):
 
 def test_a_ladder_passes_the_suite(key):
     model, x = ladder_model(), bits(key)
-    params = away(key, jax.jit(model.init)(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     nodes, log_cell = grid(-8.0, 8.0, 161)
 
     def layers(node, count):
@@ -428,7 +416,7 @@ def test_a_ladder_over_resolutions(key):
     """What its passes say of one another, at two resolutions and three layers."""
     model = ladder_model((1, 2), (1, 2), (4, 4, 1), num_classes=3)
     x, labels = bits(key, 5, (4, 4, 1)), jnp.asarray([0, 1, 2, 0, 1])
-    params = away(key, jax.jit(model.init)(key, x, labels))
+    params = disturbed(jax.jit(model.init)(key, x, labels))
 
     @jax.jit
     def two_ways(params):
@@ -465,7 +453,7 @@ def test_generation_from_any_layer(key, kind):
         model, x = ladder_model((1, 2), (2, 2), (4, 4, 1)), bits(key, 6, (4, 4, 1))
         above = [lambda z: z[1][:, 1], lambda z: z[1][:, 0]]
         above += [lambda z: z[0][:, 1], lambda z: z[0][:, 0]]
-    params = away(key, jax.jit(model.init)(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     z = model.propose(key, params, model.encode(params, x))
     for layer in range(1, 5):
         again = model.resample(jax.random.key(7), params, z, layer=layer)
@@ -482,7 +470,7 @@ def test_generation_from_any_layer(key, kind):
 def test_draws_of_the_prior_have_the_density_of_the_joint(key):
     """Over prior draws log p(z_1 | z_2) is on average minus its entropy."""
     model, x = markov_model((1, 1)), bits(key)
-    params = away(key, jax.jit(model.init)(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     top = jax.random.normal(key, (20_000, 1))
     unknown = jnp.zeros((20_000, 1)), top[:, None]
     z = model.resample(key, params, unknown, layer=2)
@@ -502,7 +490,7 @@ def test_draws_of_the_prior_have_the_density_of_the_joint(key):
 
 def test_a_hierarchy_of_one_layer_is_its_vae(x64, key):
     model, x = markov_model((2,)), bits(key)
-    params = away(key, jax.jit(model.init)(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     encoding = model.encode(params, x)
     z = model.propose(key, params, encoding)
     base = params["base"]

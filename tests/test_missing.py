@@ -28,7 +28,7 @@ def linear_vae(key, *, data_dim=4, latent_dim=2):
         missing=True,
     )
     x = Masked(jnp.zeros((2, data_dim)), jnp.ones((2, data_dim), bool))
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     weights = jnp.asarray([[1.0, -0.5], [0.4, 0.9], [-0.8, 0.3], [0.2, 0.7]])
     # Outputs are (mean, log_std) of each coordinate in turn; log_std is constant.
     kernel = jnp.stack([weights, jnp.zeros_like(weights)], axis=1).reshape(-1, 2).T

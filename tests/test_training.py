@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import disturbed
 
 from vgm import models
 from vgm.errors import UserError
@@ -181,7 +182,7 @@ def test_weights_enter_the_loss_and_nothing_else(key):
     model = models.vae.mlp(
         event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
     )
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     weight = jnp.asarray([1.0, 2.0, 0.0, 0.5])
     for value_and_grad in (
         objective.negative_elbo(model),
@@ -200,7 +201,7 @@ def test_iwae_with_one_sample_has_the_gradient_of_the_log_weight(key):
     model = models.vae.mlp(
         event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
     )
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     (loss, _), grads = objective.negative_bound(model, num_samples=1)(
         key, params, Batch(x, None, jnp.ones(4))
     )
@@ -219,7 +220,7 @@ def test_iwae_gradient_weights_samples_by_their_importance(x64, key):
     model = models.vae.mlp(
         event_shape=(6,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
     )
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     bound = jax.jit(objective.negative_bound(model, num_samples=5))
     _, grads = bound(key, params, Batch(x, None, jnp.ones(1)))
     keys = jax.random.split(jax.random.split(key)[1], 5)
@@ -332,17 +333,6 @@ def diffusion(schedule="linear", **settings):
     )
 
 
-def noisy(key, params):
-    """Parameters away from their start, where outputs are zero."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    moved = [
-        leaf + 0.1 * jax.random.normal(k, leaf.shape)
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, moved)
-
-
 @pytest.mark.parametrize("weighting", ["simple", "x", "min-snr"])
 @pytest.mark.parametrize("num_steps", [0, 4])
 @pytest.mark.slow
@@ -350,7 +340,7 @@ def test_weighted_errors_are_what_they_say(key, num_steps, weighting):
     """The mean of w |eps - eps_hat|^2, the errors drawn again by hand."""
     model = diffusion(train_num_steps=num_steps)
     x = jax.random.normal(key, (6, 2))
-    params = noisy(key, model.init(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     batch = Batch(x, None, jnp.ones(6).at[0].set(0.0))
     (loss, terms), grads = jax.jit(
         objective.weighted_error(model, weighting=weighting)
@@ -383,7 +373,7 @@ def test_least_variance_gradients(key, schedule):
     """Of the interior: the gradient of the mean square; of all else: the bound's."""
     model = diffusion(schedule)
     x = jax.random.normal(key, (4, 2))
-    params = noisy(key, model.init(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     weight = jnp.asarray([1.0, 2.0, 0.0, 1.0])
     batch = Batch(x, None, weight)
     (loss, _), grads = jax.jit(objective.least_variance(model))(key, params, batch)
@@ -417,7 +407,7 @@ def test_the_interior_leaves_the_bound_and_lowers_its_variance(key):
     """Steps against the variance alone: the bound stays, its spread falls."""
     model = diffusion("monotone")
     x = 0.3 * jax.random.normal(key, (64, 2))
-    params = noisy(key, model.init(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     batch = Batch(x, None, jnp.ones(64))
     least = objective.least_variance(model)
 

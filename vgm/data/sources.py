@@ -161,11 +161,10 @@ def _load_amat(folder: Path) -> Dataset:
 
 
 def _load_cifar(folder: Path) -> Dataset:
-    # A batch may lie there twice, packed and unpacked.
-    batches = folder.glob("data_batch_*.bin*")
-    names = sorted({path.name.removesuffix(".gz") for path in batches})
-    train = [files.read_cifar(_find(folder, name)) for name in names]
-    test = files.read_cifar(_find(folder, "test_batch.bin"))
+    names = [f"data_batch_{number}.bin" for number in range(1, 6)]
+    *train, test = (
+        files.read_cifar(_find(folder, name)) for name in (*names, "test_batch.bin")
+    )
     images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
     return Dataset(Split(images, labels), None, Split(*test), levels=256)
 

@@ -1,0 +1,18 @@
+"""Random values for tests, drawn by NumPy: nothing to compile, a shape at a time."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def disturbed(params: Any, scale: float = 0.1, seed: int = 0) -> Any:
+    """Parameters away from their start, where most networks say nothing."""
+    generator = np.random.default_rng(seed)
+
+    def moved(leaf: Any) -> jax.Array:
+        noise = scale * generator.standard_normal(leaf.shape)
+        return jnp.asarray(np.asarray(leaf) + noise, leaf.dtype)
+
+    return jax.tree.map(moved, params)
