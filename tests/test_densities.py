@@ -67,9 +67,24 @@ def test_normal_equals_scipy(shape, data):
     np.testing.assert_allclose(single, expected, rtol=2e-6, atol=2e-4)
 
 
+# Compiled whole: operation by operation they would be dozens of programs a shape.
+compiled_categorical = jax.jit(categorical.log_prob)
 compiled_discretized_normal = jax.jit(
     discretized_normal.log_prob, static_argnames="levels"
 )
+compiled_discretized_logistic = jax.jit(
+    discretized_logistic.log_prob, static_argnames="levels"
+)
+compiled_mixture = jax.jit(
+    discretized_logistic_mixture.log_prob, static_argnames="levels"
+)
+
+
+def log_masses(log_prob, levels, *parameters):
+    """Of every level at scalar parameters."""
+    x = jnp.arange(levels, dtype=jnp.int32)
+    rows = (jnp.full(levels, value) for value in parameters)
+    return jax.jit(jax.vmap(functools.partial(log_prob, levels=levels)))(x, *rows)
 
 
 def discretized_normal_reference(x, mean, log_std, levels):
@@ -112,11 +127,7 @@ def test_discretized_normal_equals_a_difference_of_scipy_cdfs(shape, levels, dat
 @pytest.mark.parametrize("log_std", [-30.0, -1.0, 2.0, 30.0])
 @pytest.mark.parametrize("levels", [2, 256])
 def test_discretized_normal_sums_to_one(x64, levels, log_std):
-    log_mass = jax.vmap(
-        lambda x: discretized_normal.log_prob(
-            x, jnp.asarray(0.13), jnp.asarray(log_std), levels=levels
-        )
-    )(jnp.arange(levels, dtype=jnp.int32))
+    log_mass = log_masses(discretized_normal.log_prob, levels, 0.13, log_std)
     np.testing.assert_allclose(jnp.sum(jnp.exp(log_mass)), 1.0, atol=1e-12)
 
 
@@ -124,7 +135,7 @@ def test_discretized_normal_sums_to_one(x64, levels, log_std):
 def test_discretized_normal_of_a_flat_density_is_its_height_times_the_width(log_std):
     # A difference of float32 distribution functions is 0 here.
     x, mean = jnp.asarray(128), jnp.asarray(0.3)
-    actual = discretized_normal.log_prob(x, mean, jnp.asarray(log_std), levels=256)
+    actual = compiled_discretized_normal(x, mean, jnp.asarray(log_std), levels=256)
     expected = np.log(2 / 255) - log_std - 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
@@ -132,7 +143,7 @@ def test_discretized_normal_of_a_flat_density_is_its_height_times_the_width(log_
 @pytest.mark.parametrize("log_std", [-30.0, 30.0])
 @pytest.mark.parametrize("x", [0, 1, 128, 254, 255])
 def test_discretized_normal_gradients_survive_extreme_scales(x, log_std):
-    value, grads = jax.value_and_grad(discretized_normal.log_prob, (1, 2))(
+    value, grads = jax.value_and_grad(compiled_discretized_normal, (1, 2))(
         jnp.asarray(x), jnp.asarray(0.3), jnp.asarray(log_std), levels=256
     )
     assert jnp.isfinite(value)
@@ -200,9 +211,7 @@ def test_logistic_mixture_equals_loops_over_pixels_and_components(x64, key, chan
                 logistic_reference(x[i, 0], shifted, log_scale[m], levels)
             )
         expected += np.log(mass)
-    actual = discretized_logistic_mixture.log_prob(
-        jnp.asarray(x), parameters, levels=levels
-    )
+    actual = compiled_mixture(jnp.asarray(x), parameters, levels=levels)
     np.testing.assert_allclose(actual, expected, rtol=1e-10)
 
 
@@ -270,7 +279,7 @@ def test_categorical_equals_scipy(shape, levels, data):
     p = exponential / exponential.sum(-1, keepdims=True)
     expected = np.log(np.take_along_axis(p, x[..., None].astype(int), -1)).sum()
     with jax.enable_x64(True):
-        actual = categorical.log_prob(jnp.asarray(x), jnp.asarray(logits))
+        actual = compiled_categorical(jnp.asarray(x), jnp.asarray(logits))
     np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -282,7 +291,7 @@ def test_discretized_logistic_equals_a_difference_of_scipy_cdfs(shape, levels, d
     log_scale = data.draw(arrays(shape, -2, 2))
     expected = logistic_reference(x, mean, log_scale, levels)
     with jax.enable_x64(True):
-        actual = discretized_logistic.log_prob(
+        actual = compiled_discretized_logistic(
             jnp.asarray(x), jnp.asarray(mean), jnp.asarray(log_scale), levels=levels
         )
     # The reference subtracts two cdfs: its own rounding, 1e-16 over a mass of 1e-4.
@@ -295,7 +304,7 @@ def test_discretized_logistic_keeps_the_far_tail(x64):
     levels, scale, x, mean = 17, 0.02, 16 - 3, -1.0
     h, y = 1 / 16, 2 * 13 / 16 - 1
     expected = -(y - h - mean) / scale + np.log(-np.expm1(-2 * h / scale))
-    actual = discretized_logistic.log_prob(
+    actual = compiled_discretized_logistic(
         jnp.asarray(x), jnp.asarray(mean), jnp.log(jnp.asarray(scale)), levels=levels
     )
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
@@ -304,12 +313,7 @@ def test_discretized_logistic_keeps_the_far_tail(x64):
 @pytest.mark.parametrize("log_scale", [-30.0, -5.0, -1.0, 2.0, 30.0])
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_discretized_logistic_sums_to_one(x64, levels, log_scale):
-    x = jnp.arange(levels, dtype=jnp.int32)
-    log_mass = jax.vmap(
-        lambda x: discretized_logistic.log_prob(
-            x, jnp.asarray(0.13), jnp.asarray(log_scale), levels=levels
-        )
-    )(x)
+    log_mass = log_masses(discretized_logistic.log_prob, levels, 0.13, log_scale)
     np.testing.assert_allclose(jnp.sum(jnp.exp(log_mass)), 1.0, atol=1e-12)
 
 
@@ -589,7 +593,7 @@ def test_a_common_offset_of_the_logits_costs_no_digits():
     [(65536, 65535, 500.0, -3.0), (65536, 32768, 1000.0, -8.0), (256, 7, 7e4, 0.0)],
 )
 def test_discretized_normal_far_off_the_scale(levels, x, mean, log_std):
-    value, grads = jax.value_and_grad(discretized_normal.log_prob, (1, 2))(
+    value, grads = jax.value_and_grad(compiled_discretized_normal, (1, 2))(
         jnp.asarray(x), jnp.asarray(mean), jnp.asarray(log_std), levels=levels
     )
     # The nearer edge's tail, -((edge - mean) / std)^2 / 2, is all that counts.
@@ -619,10 +623,11 @@ def test_mixtures_of_logistics_draw_any_shape_of_pixels(key):
         jnp.zeros((*shape, 3)) - 1.0,
         jnp.zeros((*shape, 3)),
     )
-    draws = discretized_logistic_mixture.sample(key, parameters, levels=7)
+    sample = jax.jit(discretized_logistic_mixture.sample, static_argnames="levels")
+    draws = sample(key, parameters, levels=7)
     assert draws.shape == (3, 2, 3)
     # Channels are drawn apart: with one key for two of them, they would be alike.
     assert not (draws[..., 0] == draws[..., 1]).all()
     assert not (draws[..., 1] == draws[..., 2]).all()
-    log_prob = discretized_logistic_mixture.log_prob(draws, parameters, levels=7)
+    log_prob = compiled_mixture(draws, parameters, levels=7)
     assert -40.0 < float(log_prob) < 0.0

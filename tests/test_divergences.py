@@ -108,7 +108,7 @@ def test_expm1_minus_is_smooth_where_its_forms_meet(x64):
     x = jnp.asarray([-1.0, -0.5, 0.5, 1.0, *(half_log2 * np.arange(-5, 6, 2)), -50.0])
     below, above = x * (1 - 1e-12), x * (1 + 1e-12)
     np.testing.assert_allclose(expm1_minus(below), expm1_minus(above), rtol=1e-10)
-    gradient = jax.vmap(jax.grad(expm1_minus))
+    gradient = jax.jit(jax.vmap(jax.grad(expm1_minus)))
     x = jnp.asarray([1e-8, 0.4, 0.6, 0.9, 1.1, 3.0])
     x = jnp.concatenate([-x[1:], jnp.zeros(1), x])
     np.testing.assert_allclose(gradient(x), jnp.expm1(x), rtol=1e-13, atol=1e-300)
@@ -117,7 +117,7 @@ def test_expm1_minus_is_smooth_where_its_forms_meet(x64):
 def test_closed_forms_are_never_negative_in_float32(key):
     mean, log_std = jax.random.normal(key, (2, 2000, 1))
     near = log_std + 1e-4 * jax.random.normal(jax.random.fold_in(key, 1), (2000, 1))
-    values = jax.vmap(divergences.kl_normal)(mean, log_std, mean, near)
+    values = jax.jit(jax.vmap(divergences.kl_normal))(mean, log_std, mean, near)
     assert (values >= 0.0).all()
 
 
@@ -299,9 +299,9 @@ def test_expm1_minus_at_its_ends(x64_on):
         # Half of the last digit of so large an argument is not enough to overflow.
         edge = np.log(float(info.max)) * (1.0 - float(info.eps))
         ends = jnp.asarray([edge, edge + 0.01, 1e4, 1e30, -50.5, -1e4, -1e30])
-        value = expm1_minus(ends)
-        slope = jax.vmap(jax.grad(expm1_minus))(ends)
-        curvature = jax.vmap(jax.grad(jax.grad(expm1_minus)))(ends)
+        value = jax.jit(expm1_minus)(ends)
+        slope = jax.jit(jax.vmap(jax.grad(expm1_minus)))(ends)
+        curvature = jax.jit(jax.vmap(jax.grad(jax.grad(expm1_minus))))(ends)
         exponential = np.asarray(jnp.exp(ends))
         expected = np.asarray(jnp.where(ends < 0.0, -1.0 - ends, exponential))
     few = 10 * float(info.eps)
@@ -322,6 +322,7 @@ def test_normal_divergences_in_half_precision(dtype, size, key):
         (divergences.kl_normal, (mean, log_std, other, other)),
     ]
     for function, arguments in pairs:
+        function = jax.jit(function)
         value = function(*arguments)
         assert value.dtype == dtype
         exact = function(*(part.astype(jnp.float32) for part in arguments))

@@ -126,8 +126,9 @@ def test_every_estimator_has_one_derivative_forward_and_backward(x64, key, name)
         return ESTIMATORS[name](key, params, system, num_samples=3)
 
     along = jax.tree.map(jnp.ones_like, params)
-    _, forward = jax.jvp(bound, (params,), (along,))
-    backward = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(jax.grad(bound)(params)))
+    _, forward = jax.jit(lambda *of: jax.jvp(bound, of[:1], of[1:]))(params, along)
+    gradient = jax.jit(jax.grad(bound))(params)
+    backward = sum(np.sum(leaf) for leaf in jax.tree.leaves(gradient))
     np.testing.assert_allclose(forward, backward, rtol=1e-12)
 
 
@@ -209,7 +210,7 @@ def test_the_gradient_for_q_vanishes_at_the_posterior(x64, key, name):
 
     def gradient(estimator):
         value = functools.partial(estimator, key, system=system, num_samples=4)
-        return jax.grad(lambda params: value(params))(params)
+        return jax.jit(jax.grad(lambda params: value(params)))(params)
 
     found = gradient(ESTIMATORS[name])
     assert abs(found["mean"]).max() < 1e-13
@@ -336,11 +337,15 @@ def test_a_weight_of_zero_spoils_neither_value_nor_gradient(key, name):
         log_posterior=lambda q, z: normal.log_prob(z, *q),
     )
     q = (jnp.asarray(0.3), jnp.asarray(0.1))
-    plain = gradients.iwae_pathwise(key, q, system, num_samples=8)
     estimator = gradients.IWAE_ESTIMATORS[name]
-    value, gradient = jax.value_and_grad(
-        lambda q: estimator(key, q, system, num_samples=8)
-    )(q)
+
+    @jax.jit
+    def both(q):
+        plain = gradients.iwae_pathwise(key, q, system, num_samples=8)
+        bound = lambda q: estimator(key, q, system, num_samples=8)  # noqa: E731
+        return plain, *jax.value_and_grad(bound)(q)
+
+    plain, value, gradient = both(q)
     assert jnp.isfinite(plain)
     assert value == plain
     assert all(jnp.isfinite(leaf) for leaf in gradient)
@@ -365,9 +370,9 @@ def test_vimco_signals_keep_their_digits_far_from_zero(key, offset):
         log_joint=lambda q, z: joint[z],
         log_posterior=lambda q, z: jax.nn.log_softmax(q)[z],
     )
-    gradient = jax.grad(lambda q: gradients.iwae_vimco(key, q, system, num_samples=50))(
-        jnp.zeros(4)
-    )
+    gradient = jax.jit(
+        jax.grad(lambda q: gradients.iwae_vimco(key, q, system, num_samples=50))
+    )(jnp.zeros(4))
     z = jax.vmap(lambda k: categorical.sample(k, jnp.zeros(4)))(
         jax.random.split(key, 50)
     )
