@@ -36,7 +36,8 @@ from vgm.divergences import kl_multivariate_normal
 from vgm.evaluation import figures
 from vgm.experiment import stepping, tables
 from vgm.oracles import linear_chain
-from vgm.training.step import init_state
+from vgm.training import objective
+from vgm.training.step import init_state, train_step
 from vgm.types import Batch
 
 NUM_STEPS = 300  # of training the Markov hierarchy
@@ -365,22 +366,31 @@ plt.show()
 
 
 # %%
-def train(config):
-    """A configuration's model and parameters after its steps, and nothing else."""
+def train(config, *free_nats):
+    """A configuration's model, and its parameters after training with each threshold."""
     prepared = experiment.prepare(config)
-    x, count = prepared.dataset.train.x, config.train.batch_size
-    optimizer = stepping.make_optimizer(config)
-    step = jax.jit(stepping.make_step(config, prepared.model, optimizer))
+    model, optimizer = prepared.model, stepping.make_optimizer(config)
+    count, num_steps = config.train.batch_size, config.train.num_steps
     key_init, key_order, key_steps = jax.random.split(jax.random.key(config.seed), 3)
-    observed = jnp.asarray(prepared.observe(key_init, jnp.asarray(x)))
-    params = jax.jit(prepared.model.init)(key_init, observed)
-    state = init_state(params, optimizer, ema_decay=config.optimizer.ema_decay)
-    size = (config.train.num_steps, count)
-    rows = jax.random.randint(key_order, size, 0, len(x))
-    for number, key in enumerate(jax.random.split(key_steps, len(rows))):
-        batch = Batch(observed[rows[number]], None, jnp.ones(count))
-        state, _ = step(key, state, batch)
-    return prepared.model, state.params
+    x = jnp.asarray(prepared.observe(key_init, jnp.asarray(prepared.dataset.train.x)))
+    rows = jax.random.randint(key_order, (num_steps, count), 0, len(x))
+    start = jax.jit(model.init)(key_init, x)
+
+    @jax.jit
+    def step(key, state, batch, threshold):
+        loss = objective.negative_elbo(model, free_nats=threshold)
+        return train_step(
+            key, state, batch, value_and_grad=loss, optimizer=optimizer, ema_decay=0.0
+        )
+
+    trained = []
+    for threshold in free_nats:
+        state = init_state(start, optimizer, ema_decay=0.0)
+        for number, key in enumerate(jax.random.split(key_steps, num_steps)):
+            batch = Batch(x[rows[number]], None, jnp.ones(count))
+            state, _ = step(key, state, batch, threshold)
+        trained.append(state.params)
+    return model, trained
 
 
 ladder = dataclasses.replace(
@@ -399,17 +409,12 @@ ladder = dataclasses.replace(
     optimizer=configs.schema.OptimizerConfig(learning_rate=5e-3),
     train=dataclasses.replace(preset.train, num_steps=150, batch_size=32),
 )
-free = dataclasses.replace(
-    ladder, objective=dataclasses.replace(ladder.objective, free_nats=1.0)
-)
+model, trained = train(ladder, 0.0, 1.0)
 test = jnp.asarray(digits.test.x, jnp.int32)
+evaluate = jax.jit(model.elbo_terms)
 terms_of = {}
-for name, setting in (("plain", ladder), ("1 free nat a layer", free)):
-    model, params = train(setting)
-    if not terms_of:
-        evaluate = jax.jit(model.elbo_terms)  # the two models are one
-    terms_of[name] = evaluate(jax.random.key(4), params, test)
-    terms = terms_of[name]
+for name, params in zip(("plain", "1 free nat a layer"), trained, strict=True):
+    terms_of[name] = terms = evaluate(jax.random.key(4), params, test)
     print(
         f"{name:20} ELBO {terms.elbo.mean():8.2f}, "
         f"reconstruction {terms.reconstruction.mean():8.2f}"
@@ -459,7 +464,8 @@ changes = {"plain": {}, "prior vamp": {"prior": "vamp", "num_components": 20}}
 trained = {}
 for name, change in changes.items():
     latent = dataclasses.replace(plain.latent, **change)
-    trained[name] = model, params = train(dataclasses.replace(plain, latent=latent))
+    model, (params,) = train(dataclasses.replace(plain, latent=latent), None)
+    trained[name] = model, params
     keys = jax.random.split(jax.random.key(5), 8)
     terms = jax.jit(jax.vmap(model.elbo_terms, (0, None, None)))(keys, params, test)
     print(

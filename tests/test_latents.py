@@ -539,6 +539,11 @@ def test_free_nats_and_warm_up_change_the_loss_and_not_the_terms(x64, key):
         expected = kl_weight * np.maximum(means, free).sum() - reconstruction
         np.testing.assert_allclose(found, expected, rtol=1e-12)
         chex.assert_trees_all_equal(same, terms)
+    # A threshold may be traced: one program for several.
+    (traced, _), _ = jax.jit(lambda free: loss(free_nats=free))(jnp.asarray(free))
+    np.testing.assert_allclose(
+        traced, np.maximum(means, free).sum() - reconstruction, rtol=1e-12
+    )
     (_, _), again = loss(kl_weight=jnp.ones(()))
     chex.assert_trees_all_close(again, grads, rtol=1e-9, atol=1e-12)
     # Below the free nats of every layer the divergences do not pull.

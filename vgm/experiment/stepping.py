@@ -73,7 +73,7 @@ def value_and_grad(
             model,
             num_samples=spec.num_samples,
             kl_weight=weight,
-            free_nats=spec.free_nats,
+            free_nats=spec.free_nats or None,
         )
     if not isinstance(model, LatentVariableModel):
         raise UserError(

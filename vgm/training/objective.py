@@ -48,7 +48,7 @@ def negative_elbo(
     *,
     num_samples: int = 1,
     kl_weight: Scalar | None = None,
-    free_nats: float = 0.0,
+    free_nats: float | Scalar | None = None,
 ) -> ValueAndGrad:
     """Minus the mean ELBO, its reconstruction averaged over ``num_samples`` draws.
 
@@ -60,7 +60,7 @@ def negative_elbo(
         num_samples: Draws of the latents for each example.
         kl_weight: Weight of the divergences; None for 1.
         free_nats: What each layer's divergence, its mean over the batch, is taken to be
-            at least: below it has no gradient. 0 for none.
+            at least: below it has no gradient. None for no limit.
 
     Returns:
         The objective.
@@ -72,7 +72,7 @@ def negative_elbo(
 
         draws = jax.vmap(draw)(jax.random.split(key, num_samples))
         terms = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), draws)
-        if kl_weight is None and not free_nats:
+        if kl_weight is None and free_nats is None:
             return -weighted_mean(terms.elbo, batch.weight), terms
         reconstruction = weighted_mean(terms.reconstruction, batch.weight)
         divergence = _divergence(terms, batch.weight, free_nats)
@@ -100,14 +100,14 @@ def kl_warmup(step: Array, num_steps: int) -> Scalar:
 
 
 def _divergence(
-    terms: ElboTerms, weight: Float[Array, " batch"], free_nats: float
+    terms: ElboTerms, weight: Float[Array, " batch"], free_nats: float | Scalar | None
 ) -> Scalar:
-    """Sum of the layers' mean divergences, each at least ``free_nats`` if not 0."""
+    """Sum of the layers' mean divergences, each at least ``free_nats`` if given."""
     layers = [terms.prior_matching[:, None], terms.denoising_matching]
     by_layer = jax.vmap(lambda values: weighted_mean(values, weight), in_axes=1)(
         jnp.concatenate(layers, axis=-1)
     )
-    return jnp.sum(jnp.maximum(by_layer, free_nats) if free_nats else by_layer)
+    return jnp.sum(by_layer if free_nats is None else jnp.maximum(by_layer, free_nats))
 
 
 def negative_bound(
