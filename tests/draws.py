@@ -7,6 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def normals(key: jax.Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Any:
+    """Standard normal draws of a key, other ones than ``jax.random.normal``'s."""
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return jnp.asarray(generator.standard_normal(shape), dtype)
+
+
 def disturbed(params: Any, scale: float = 0.1, seed: int = 0) -> Any:
     """Parameters away from their start, where most networks say nothing."""
     generator = np.random.default_rng(seed)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normals
 from scipy import integrate, stats
 
 from vgm.bounds import elbo, importance
@@ -20,13 +21,13 @@ def case(x64, key):
     """A linear-Gaussian model, an observation, and a q that is not the posterior."""
     keys = jax.random.split(key, 5)
     model = linear_gaussian.LinearGaussian(
-        jax.random.normal(keys[0], (5, 3)),
-        jax.random.normal(keys[1], (5,)),
+        normals(keys[0], (5, 3)),
+        normals(keys[1], (5,)),
         jnp.asarray(-0.4),
     )
-    x = jax.random.normal(keys[2], (5,))
-    factor = 0.3 * jax.random.normal(keys[3], (3, 3)) + jnp.eye(3)
-    q = linear_gaussian.Normal(jax.random.normal(keys[4], (3,)), jnp.tril(factor))
+    x = normals(keys[2], (5,))
+    factor = 0.3 * normals(keys[3], (3, 3)) + jnp.eye(3)
+    q = linear_gaussian.Normal(normals(keys[4], (3,)), jnp.tril(factor))
     return model, x, q
 
 
@@ -229,8 +230,8 @@ def test_weights_far_out_of_range_keep_their_mean():
 
 
 def test_terms_add_up_to_the_bound(key):
-    a, b = jax.random.normal(key, (2, 6))
-    layers = jax.random.normal(key, (6, 4))
+    a, b = normals(key, (2, 6))
+    layers = normals(key, (6, 4))
     terms = elbo.ElboTerms(a, b, layers)
     np.testing.assert_allclose(terms.elbo, a - b - layers.sum(1), rtol=1e-5)
     # The layers are the last axis, whatever comes before it.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from draws import disturbed
+from draws import disturbed, normals
 from miniatures import AffineFlow, GaussianDiffusion
 
 from vgm import models
@@ -41,7 +41,7 @@ def vae_case(key, likelihood, *, conditional=False, architecture="mlp"):
         "bernoulli": lambda: jax.random.bernoulli(key_x, 0.4, (6, *event)) * 1.0,
         "categorical": lambda: jax.random.randint(key_x, (6, *event), 0, 5),
         "discretized_logistic": lambda: jax.random.randint(key_x, (6, *event), 0, 5),
-        "normal": lambda: jax.random.normal(key_x, (6, *event)),
+        "normal": lambda: normals(key_x, (6, *event)),
     }[likelihood]()
     shared = {
         "event_shape": event,
@@ -95,14 +95,14 @@ def test_convolutional_vae(key):
 
 def linear_case(key):
     """A VAE without hidden layers and with constant noise: linear and normal."""
-    x = jax.random.normal(key, (6, 4))
+    x = normals(key, (6, 4))
     model = models.vae.mlp(
         event_shape=(4,), latent_dim=2, hidden=(), likelihood="normal"
     )
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model.init(key, x))
     # q close to the prior: weights with a small variance.
     params["encoder"] = jax.tree.map(lambda leaf: 0.1 * leaf, params["encoder"])
-    kernel = 0.7 * jax.random.normal(jax.random.fold_in(key, 1), (2, 4, 2))
+    kernel = 0.7 * normals(jax.random.fold_in(key, 1), (2, 4, 2))
     kernel = kernel.at[..., 1].set(0.0)  # the noise does not depend on z
     params["decoder"]["params"]["mlp"]["Dense_0"]["kernel"] = kernel.reshape(2, 8)
     params["output_bias"] = params["output_bias"].at[:, 1].set(-0.3)
@@ -144,7 +144,7 @@ def test_linear_vae_with_the_exact_encoder_has_constant_weights(x64, key):
 
 def test_miniature_flow(key):
     model = AffineFlow(dim=3)
-    x = 0.5 + 2.0 * jax.random.normal(key, (6, 3))
+    x = 0.5 + 2.0 * normals(key, (6, 3))
     params = jax.jit(model.init)(key, x)
     evidence = jax.jit(jax.vmap(functools.partial(model.log_evidence, params)))
     ran = conformance.check(
@@ -160,7 +160,7 @@ def test_miniature_flow(key):
 @pytest.mark.slow
 def test_miniature_diffusion(key):
     model = GaussianDiffusion(dim=2, num_steps=5)
-    x = 0.7 * jax.random.normal(key, (6, 2))
+    x = 0.7 * normals(key, (6, 2))
     params = jax.jit(model.init)(key, x)
     evidence = jax.jit(jax.vmap(functools.partial(model.log_evidence, params)))
     ran = conformance.check(conformance.Case(model, params, x, None, evidence), key)
@@ -201,7 +201,7 @@ def diffusion_case(key, head, decoder, *, schedule="linear", conditional=False):
     levels = 0 if decoder == "normal" else 3
     x = jax.random.randint(key_x, (6, 1), 0, 3)
     if not levels:
-        x = jax.random.normal(key_x, (6, 1))
+        x = normals(key_x, (6, 1))
     family = models.heads.head(head, levels=levels)
     model = models.diffusion.Diffusion(
         models.denoisers.MLPDenoiser(8, 1, family.num_outputs, exponents=(0,)),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normals
 
 from vgm.models import convolutions
 
@@ -32,14 +33,14 @@ def usual(x, kernel, strides):
 
 def inputs(key, size, image):
     key_x, key_kernel = jax.random.split(key)
-    x = jax.random.normal(key_x, (2, *image, 3))
-    return x, jax.random.normal(key_kernel, (size, size, 3, 4))
+    x = normals(key_x, (2, *image, 3))
+    return x, normals(key_kernel, (size, size, 3, 4))
 
 
 @pytest.mark.parametrize(("size", "image", "strides"), CASES)
 def test_convolutions_have_the_derivatives_of_jax_own(x64, key, size, image, strides):
     x, kernel = inputs(key, size, image)
-    weight = jax.random.normal(key, usual(x, kernel, strides).shape)
+    weight = normals(key, usual(x, kernel, strides).shape)
 
     def derivatives(convolve):
         def value(x, kernel):
@@ -103,7 +104,7 @@ def test_modules_are_those_of_flax(key, dtype, strides):
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_transposed_modules_are_those_of_flax(x64, key, size):
-    x = jax.random.normal(key, (2, 4, 5, 3))
+    x = normals(key, (2, 4, 5, 3))
     own = convolutions.ConvTranspose(5, (size, size), (2, 2))
     theirs = nn.ConvTranspose(5, (size, size), (2, 2), param_dtype=jnp.float64)
     params = jax.tree.map(lambda leaf: leaf + 0.1, theirs.init(key, x))

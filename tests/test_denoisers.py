@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sample
 import train
-from draws import disturbed
+from draws import disturbed, normals
 
 from vgm import models
 from vgm.errors import UserError
@@ -35,7 +35,7 @@ NETWORKS = {
 )
 @pytest.mark.slow
 def test_denoisers_are_batch_free_and_start_at_zero(key, network):
-    z = jax.random.normal(key, (3, 4, 4, 2))
+    z = normals(key, (3, 4, 4, 2))
     time, context = jnp.asarray([0.0, 0.4, 1.0]), jnp.eye(3)
     params = jax.jit(network.init, static_argnames="train")(
         key, z, time, context, train=False
@@ -165,11 +165,11 @@ def test_a_diffusion_of_levels_in_double_precision(x64, key):
 def test_one_pixel_is_not_normalised_away(key):
     """Groups of one channel each would leave nothing of a feature map of one pixel."""
     block = unets.ResidualBlock(32, 0.0, jnp.float32)
-    x, y = jax.random.normal(key, (2, 1, 1, 1, 32))
+    x, y = normals(key, (2, 1, 1, 1, 32))
     embedding = jnp.zeros((1, 8))
     params = block.init(key, x, embedding, train=False)
     kernel = params["params"]["Conv_1"]["kernel"]
-    params["params"]["Conv_1"]["kernel"] = jax.random.normal(key, kernel.shape)
+    params["params"]["Conv_1"]["kernel"] = normals(key, kernel.shape)
     branches = [block.apply(params, v, embedding, train=False) - v for v in (x, y)]
     assert np.abs(branches[0] - branches[1]).max() > 0.1
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -159,8 +160,8 @@ def test_discretized_normal_gradients_survive_extreme_scales(x, log_std):
 
 def test_mixture_equals_the_written_out_sum(x64, key):
     key_x, key_logits = jax.random.split(key)
-    by_component = jax.random.normal(key_x, (4,))
-    logits = 3.0 * jax.random.normal(key_logits, (4,))
+    by_component = normals(key_x, (4,))
+    logits = 3.0 * normals(key_logits, (4,))
     weights = np.exp(logits) / np.exp(logits).sum()
     expected = np.log((weights * np.exp(by_component)).sum())
     np.testing.assert_allclose(
@@ -186,7 +187,7 @@ def image_parameters(key, height=2, width=1, components=3, channels=3):
     keys = jax.random.split(key, 4)
     return discretized_logistic_mixture.Parameters(
         *(
-            scale * jax.random.normal(k, (height, width, components, *shape))
+            scale * normals(k, (height, width, components, *shape))
             for k, shape, scale in zip(keys, shapes, (1.0, 0.5, 0.5, 0.7), strict=True)
         )
     )
@@ -319,7 +320,7 @@ def test_discretized_logistic_sums_to_one(x64, levels, log_scale):
 
 def test_multivariate_normal_equals_scipy(x64, key):
     a, x, mean = (
-        jax.random.normal(k, s)
+        normals(k, s)
         for k, s in zip(jax.random.split(key, 3), [(4, 4), (4,), (4,)], strict=True)
     )
     covariance = a @ a.T + jnp.eye(4)
@@ -348,14 +349,14 @@ def test_entropy_is_minus_the_expected_log_density(x64, key):
 CASES = {
     "normal": (
         normal.log_prob,
-        lambda k: tuple(jax.random.normal(k, (3, 2, 3))),
+        lambda k: tuple(normals(k, (3, 2, 3))),
         (0, 1, 2),
     ),
     "bernoulli": (
         bernoulli.log_prob,
         lambda k: (
             jax.random.bernoulli(k, 0.5, (2, 3)).astype(float),
-            jax.random.normal(k, (2, 3)),
+            normals(k, (2, 3)),
         ),
         (1,),
     ),
@@ -363,7 +364,7 @@ CASES = {
         categorical.log_prob,
         lambda k: (
             jax.random.randint(k, (2, 3), 0, 5),
-            jax.random.normal(k, (2, 3, 5)),
+            normals(k, (2, 3, 5)),
         ),
         (1,),
     ),
@@ -371,7 +372,7 @@ CASES = {
         functools.partial(discretized_logistic.log_prob, levels=5),
         lambda k: (
             jax.random.randint(k, (2, 3), 0, 5),
-            *(0.5 * jax.random.normal(k, (2, 2, 3))),
+            *(0.5 * normals(k, (2, 2, 3))),
         ),
         (1, 2),
     ),
@@ -379,13 +380,13 @@ CASES = {
         functools.partial(discretized_normal.log_prob, levels=5),
         lambda k: (
             jax.random.randint(k, (2, 3), 0, 5),
-            *(0.5 * jax.random.normal(k, (2, 2, 3))),
+            *(0.5 * normals(k, (2, 2, 3))),
         ),
         (1, 2),
     ),
     "mixture": (
         mixture.log_prob,
-        lambda k: tuple(jax.random.normal(k, (2, 4))),
+        lambda k: tuple(normals(k, (2, 4))),
         (0, 1),
     ),
     "discretized_logistic_mixture": (
@@ -397,24 +398,24 @@ CASES = {
     ),
     "bernoulli entropy": (
         bernoulli.entropy,
-        lambda k: (jax.random.normal(k, (2, 3)),),
+        lambda k: (normals(k, (2, 3)),),
         (0,),
     ),
     "categorical entropy": (
         categorical.entropy,
-        lambda k: (jax.random.normal(k, (2, 3)),),
+        lambda k: (normals(k, (2, 3)),),
         (0,),
     ),
     "multivariate_normal entropy": (
         multivariate_normal.entropy,
-        lambda k: (jnp.tril(jax.random.normal(k, (3, 3)), -1) + 2.0 * jnp.eye(3),),
+        lambda k: (jnp.tril(normals(k, (3, 3)), -1) + 2.0 * jnp.eye(3),),
         (0,),
     ),
     "multivariate_normal": (
         multivariate_normal.log_prob,
         lambda k: (
-            *jax.random.normal(k, (2, 3)),
-            jnp.tril(jax.random.normal(k, (3, 3)), -1) + 2.0 * jnp.eye(3),
+            *normals(k, (2, 3)),
+            jnp.tril(normals(k, (3, 3)), -1) + 2.0 * jnp.eye(3),
         ),
         (0, 1, 2),
     ),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -35,7 +36,7 @@ def test_kl_normal_equals_quadrature(x64, q, p):
 
 
 def test_kl_standard_normal_is_kl_normal_to_the_origin(x64, key):
-    mean, log_std = jax.random.normal(key, (2, 5))
+    mean, log_std = normals(key, (2, 5))
     zeros = jnp.zeros(5)
     np.testing.assert_allclose(
         divergences.kl_standard_normal(mean, log_std),
@@ -46,7 +47,7 @@ def test_kl_standard_normal_is_kl_normal_to_the_origin(x64, key):
 
 def test_kl_multivariate_normal_equals_the_textbook_formula(x64, key):
     a, b, m, n = (
-        jax.random.normal(k, s)
+        normals(k, s)
         for k, s in zip(
             jax.random.split(key, 4), [(4, 4), (4, 4), (4,), (4,)], strict=True
         )
@@ -67,7 +68,7 @@ def test_kl_multivariate_normal_equals_the_textbook_formula(x64, key):
 
 
 def test_kl_multivariate_normal_of_diagonals_is_kl_normal(x64, key):
-    m, r, n, s = jax.random.normal(key, (4, 3))
+    m, r, n, s = normals(key, (4, 3))
     np.testing.assert_allclose(
         divergences.kl_multivariate_normal(
             m, jnp.diag(jnp.exp(r)), n, jnp.diag(jnp.exp(s))
@@ -78,9 +79,9 @@ def test_kl_multivariate_normal_of_diagonals_is_kl_normal(x64, key):
 
 
 def test_kl_of_a_law_to_itself_is_exactly_zero(key):
-    mean, log_std = jax.random.normal(key, (2, 7))
+    mean, log_std = normals(key, (2, 7))
     assert divergences.kl_normal(mean, log_std, mean, log_std) == 0.0
-    cholesky = jnp.tril(jax.random.normal(key, (3, 3)), -1) + 2.0 * jnp.eye(3)
+    cholesky = jnp.tril(normals(key, (3, 3)), -1) + 2.0 * jnp.eye(3)
     value = divergences.kl_multivariate_normal(mean[:3], cholesky, mean[:3], cholesky)
     # The triangular solve of a matrix by itself leaves one rounding an entry.
     assert 0.0 <= value < 1e-12
@@ -115,8 +116,8 @@ def test_expm1_minus_is_smooth_where_its_forms_meet(x64):
 
 
 def test_closed_forms_are_never_negative_in_float32(key):
-    mean, log_std = jax.random.normal(key, (2, 2000, 1))
-    near = log_std + 1e-4 * jax.random.normal(jax.random.fold_in(key, 1), (2000, 1))
+    mean, log_std = normals(key, (2, 2000, 1))
+    near = log_std + 1e-4 * normals(jax.random.fold_in(key, 1), (2000, 1))
     values = jax.jit(jax.vmap(divergences.kl_normal))(mean, log_std, mean, near)
     assert (values >= 0.0).all()
 
@@ -131,7 +132,7 @@ def test_kl_is_finite_at_extreme_scales(log_std):
 
 
 def test_gradients_equal_finite_differences(x64, key):
-    arguments = tuple(jax.random.normal(key, (4, 3)))
+    arguments = tuple(normals(key, (4, 3)))
 
     def kl(*values):  # finite differences step in NumPy
         return divergences.kl_normal(*map(jnp.asarray, values))
@@ -158,7 +159,7 @@ def test_monte_carlo_agrees_with_the_closed_form(x64, key):
 
 @pytest.mark.slow
 def test_jit_and_vmap_give_the_plain_numbers(key, strict_dtypes):
-    batch = jax.random.normal(key, (4, 5, 3))
+    batch = normals(key, (4, 5, 3))
     plain = jnp.stack([divergences.kl_normal(*batch[:, i]) for i in range(5)])
     mapped = jax.vmap(divergences.kl_normal)
     np.testing.assert_allclose(mapped(*batch), plain, rtol=1e-6)
@@ -189,7 +190,7 @@ def test_kl_categorical_equals_scipy(shape, levels, data):
 
 @pytest.mark.parametrize("distance", [1e-1, 1e-2, 1e-3, 1e-4])
 def test_kl_categorical_is_exact_in_float32_when_q_is_near_p(key, distance):
-    q, step = jax.random.normal(key, (2, 6))
+    q, step = normals(key, (2, 6))
     p = q + distance * step
     with jax.enable_x64(True):
         # The same float32 numbers in double precision: second order in d log p.
@@ -204,7 +205,7 @@ def test_kl_categorical_is_exact_in_float32_when_q_is_near_p(key, distance):
 
 
 def test_kl_bernoulli_equals_the_written_out_sum(x64, key):
-    q, p = 3.0 * jax.random.normal(key, (2, 5))
+    q, p = 3.0 * normals(key, (2, 5))
     a, b = special.expit(np.asarray(q)), special.expit(np.asarray(p))
     expected = (a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))).sum()
     np.testing.assert_allclose(divergences.kl_bernoulli(q, p), expected, rtol=1e-12)
@@ -227,7 +228,7 @@ def test_discrete_divergences_at_extreme_logits(function):
 @pytest.mark.parametrize("function", ["kl_categorical", "kl_bernoulli"])
 @pytest.mark.slow
 def test_discrete_gradients_equal_finite_differences(x64, key, function, scale):
-    q, step = jax.random.normal(key, (2, 2, 4))
+    q, step = normals(key, (2, 2, 4))
     arguments = tuple(map(np.asarray, (q, q + scale * step)))
     check_grads(
         lambda q, p: getattr(divergences, function)(jnp.asarray(q), jnp.asarray(p)),
@@ -241,7 +242,7 @@ def test_discrete_gradients_equal_finite_differences(x64, key, function, scale):
 
 @pytest.mark.slow
 def test_discrete_divergences_under_jit_and_vmap(key):
-    q, p = jax.random.normal(key, (2, 4, 2, 3))
+    q, p = normals(key, (2, 4, 2, 3))
     for function in (divergences.kl_categorical, divergences.kl_bernoulli):
         plain = jnp.stack([function(a, b) for a, b in zip(q, p, strict=True)])
         np.testing.assert_allclose(jax.vmap(function)(q, p), plain, rtol=1e-5)
@@ -284,7 +285,7 @@ def test_expm1_minus_to_the_last_digits(x64_on, tolerance):
 @pytest.mark.parametrize("size", [0, 1, 2, 5, 6, 8])
 def test_sum_half_expm1_minus_adds_all_up(size, x64, key):
     """By quarters, by halves or all at once, as the size allows."""
-    x, plus = jax.random.normal(key, (2, size))
+    x, plus = normals(key, (2, size))
     expected = 0.5 * np.sum(np.expm1(x) - x) + np.sum(plus)
     np.testing.assert_allclose(
         numerics.sum_half_expm1_minus(x, plus), expected, rtol=1e-13, atol=1e-300
@@ -315,7 +316,7 @@ def test_expm1_minus_at_its_ends(x64_on):
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
 def test_normal_divergences_in_half_precision(dtype, size, key):
     """Computed in float32 and rounded: the inputs' digits are what is lost."""
-    mean, log_std = jax.random.normal(key, (2, size), dtype)
+    mean, log_std = normals(key, (2, size), dtype)
     other = jnp.zeros(size, dtype)
     pairs = [
         (divergences.kl_standard_normal, (mean, log_std)),
@@ -340,7 +341,7 @@ def test_divergences_of_shapes_that_do_not_go_together():
 @pytest.mark.parametrize("delta", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, -1e-4])
 def test_full_kl_keeps_its_digits_near_equality_in_float32(delta, key):
     """The factor of q near that of p: its diagonal and all below; by long double."""
-    noise = np.tril(np.asarray(jax.random.normal(key, (4, 4))))
+    noise = np.tril(np.asarray(normals(key, (4, 4))))
     p = (np.eye(4) * 2.0 + 0.3 * noise).astype(np.float32)
     q = (p + delta * np.tril(noise + 1.0)).astype(np.float32)
     a = np.linalg.solve(p.astype(np.float64), q.astype(np.float64) - p)

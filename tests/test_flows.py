@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 import scipy.special
 import scipy.stats
-from draws import disturbed
+from draws import disturbed, normals
 
 from vgm import bijections, models
 from vgm.bijections import continuous, elementwise, linear
@@ -48,7 +48,7 @@ EVERY = pytest.mark.parametrize(
 
 def real_flow(name, key, *, dim=2, num_classes=0, count=64):
     key_x, key_init, key_label = jax.random.split(key, 3)
-    x = jax.random.normal(key_x, (count, dim)) * 1.5 + 0.5
+    x = normals(key_x, (count, dim)) * 1.5 + 0.5
     condition = None
     if num_classes:
         condition = jax.random.randint(key_label, (count,), 0, num_classes)
@@ -93,15 +93,15 @@ def test_a_linear_flow_is_the_exact_normal(key, x64):
     dim = 4
     keys = jax.random.split(key, 4)
     params = linear.LU(
-        0.3 * jax.random.normal(keys[0], (dim, dim)),
-        0.3 * jax.random.normal(keys[1], (dim, dim)),
-        0.2 * jax.random.normal(keys[2], (dim,)),
+        0.3 * normals(keys[0], (dim, dim)),
+        0.3 * normals(keys[1], (dim, dim)),
+        0.2 * normals(keys[2], (dim,)),
     )
     mean = jnp.arange(4.0)
     bijection = bijections.compose(
         elementwise.affine(mean, jnp.zeros(dim)), linear.lu(params)
     )
-    x = jax.random.normal(keys[3], (dim,))
+    x = normals(keys[3], (dim,))
     matrix = jax.jacobian(lambda x: bijection.forward(x)[0])(x)
     covariance = jnp.linalg.inv(matrix) @ jnp.linalg.inv(matrix).T
     actual = bound.change_of_variables(x, bijection, standard_normal)
@@ -127,7 +127,7 @@ def gaussian_vae(x, mean, log_std, t):
 @pytest.mark.parametrize("t", [1.0, 0.3, 1e-2, 1e-5])
 def test_the_gaussian_vae_tends_to_the_flow(key, x64, t):
     """Its ELBO is the flow's log density less D t^2 / 2, exactly."""
-    x, mean, log_std = jax.random.normal(key, (5,)), 0.7, jnp.asarray(-0.4)
+    x, mean, log_std = normals(key, (5,)), 0.7, jnp.asarray(-0.4)
     bijection = elementwise.affine(jnp.full(5, mean), jnp.full(5, log_std))
     flow = bound.change_of_variables(x, bijection, standard_normal).elbo
     vae = gaussian_vae(x, mean, log_std, t)
@@ -136,7 +136,7 @@ def test_the_gaussian_vae_tends_to_the_flow(key, x64, t):
 
 def test_the_gaussian_vae_by_sampling(key, x64):
     """The library's estimator of the bound agrees with the closed form above."""
-    x, mean, log_std, t = jax.random.normal(key, (5,)), 0.7, jnp.asarray(-0.4), 0.3
+    x, mean, log_std, t = normals(key, (5,)), 0.7, jnp.asarray(-0.4), 0.3
     std, log_t = jnp.exp(log_std), jnp.full(5, jnp.log(t))
     encoded, zero = (x - mean) / std, jnp.zeros(5)
 
@@ -324,7 +324,7 @@ def test_dequantised_flow_conforms(variational, key):
 @pytest.mark.slow
 def test_glow_conforms_on_images(key):
     """Its own density is the evidence: the Jacobian's determinant by autodiff."""
-    x = jax.random.normal(key, (6, 4, 4, 1))
+    x = normals(key, (6, 4, 4, 1))
     model = flows.flow(
         flows.glow((4, 4, 1), flows.Step((4,)), 2, num_levels=2),
         event_shape=(4, 4, 1),
@@ -350,7 +350,7 @@ def test_glow_conforms_on_images(key):
 
 @pytest.mark.slow
 def test_standardisation_sees_all_and_never_learns(key):
-    x = 3.0 + 2.0 * jax.random.normal(key, (2000, 3))
+    x = 3.0 + 2.0 * normals(key, (2000, 3))
     model = flows.flow(flows.maf((3,), STEP, 2), event_shape=(3,))
     params = jax.jit(model.init)(key, x)
     own = params["data"][0]
@@ -365,7 +365,7 @@ def test_standardisation_sees_all_and_never_learns(key):
 
 @pytest.mark.parametrize("by_channel", [False, True])
 def test_actnorm_starts_where_the_batch_is_standard(by_channel, key):
-    x = 5.0 + 3.0 * jax.random.normal(key, (500, 2, 2, 3))
+    x = 5.0 + 3.0 * normals(key, (500, 2, 2, 3))
     layer = learned.actnorm(by_channel=by_channel)
     params = layer.init(key, x, None)
     z = layers.push(layer, params, x, None)
@@ -391,7 +391,7 @@ def test_outside_the_support_log_p_is_minus_infinity(transform, outside, key):
 @pytest.mark.parametrize("transform", ["log", "logit"])
 def test_densities_are_in_the_units_of_the_data(transform, key, x64):
     """A log-normal and a logit-normal, fitted exactly by standardisation alone."""
-    z = jax.random.normal(key, (1000, 1))
+    z = normals(key, (1000, 1))
     x = jnp.exp(z) if transform == "log" else jax.nn.sigmoid(z)
     model = flows.flow(
         layers.fixed(bijections.IDENTITY), event_shape=(1,), transform=transform
@@ -409,7 +409,7 @@ def test_densities_are_in_the_units_of_the_data(transform, key, x64):
 @pytest.mark.slow
 def test_a_constant_number_is_scaled_once(key):
     """By the standardisation; ActNorm in every layer would leave 1e-3 to the ninth."""
-    x = jax.random.normal(key, (200, 3)).at[:, 2].set(1.0)
+    x = normals(key, (200, 3)).at[:, 2].set(1.0)
     model = flows.flow(flows.realnvp((3,), STEP, 8), event_shape=(3,))
     params = jax.jit(model.init)(key, x)
     assert float(params["data"][0]["log_std"][2]) == pytest.approx(np.log(1e-3))
@@ -427,7 +427,7 @@ def test_a_constant_number_is_scaled_once(key):
 
 @pytest.mark.parametrize("name", ["nsf-coupling", "realnvp"])
 def test_single_precision_data_start_a_flow_in_either_precision(name, key, x64):
-    x = jax.random.normal(key, (20, 4), jnp.float32)
+    x = normals(key, (20, 4), jnp.float32)
     model = flows.flow(LAYERS[name]((4,), STEP, 2), event_shape=(4,))
     assert jax.tree.leaves(jax.eval_shape(model.init, key, x))
 
@@ -446,7 +446,7 @@ def test_far_data_give_finite_numbers_and_gradients(name, key):
 @pytest.mark.slow
 def test_dropout_changes_training_alone(key):
     step = STEP._replace(dropout=0.5)
-    x = jax.random.normal(key, (8, 4))
+    x = normals(key, (8, 4))
     model = flows.flow(flows.realnvp((4,), step, 2), event_shape=(4,))
     params = disturbed(jax.jit(model.init)(key, x), 0.3)
     keys = jax.random.split(key)
@@ -458,7 +458,7 @@ def test_dropout_changes_training_alone(key):
 
 @pytest.mark.slow
 def test_a_repeated_layer_is_the_layers_in_turn(key):
-    x = jax.random.normal(key, (30, 4))
+    x = normals(key, (30, 4))
     one = layers.chain(
         learned.actnorm(by_channel=False),
         learned.lu(),
@@ -529,7 +529,7 @@ def test_made_has_mass_one_and_draws_by_it(likelihood, key):
 )
 def test_made_reads_what_is_before_alone(dim, hidden, key):
     network = models.made.MADE(hidden, 2, "tanh")
-    x, context = jax.random.normal(key, (1, dim)), jnp.ones((1, 3))
+    x, context = normals(key, (1, dim)), jnp.ones((1, 3))
     params = disturbed(network.init(key, x, context, train=False), 1.0)
 
     def outputs(x):
@@ -546,7 +546,7 @@ def test_made_reads_what_is_before_alone(dim, hidden, key):
 @pytest.mark.parametrize("hidden", [(), (5,)])
 def test_made_reads_its_context_everywhere(dim, hidden, key):
     network = models.made.MADE(hidden, 2, "tanh")
-    x, context = jax.random.normal(key, (1, dim)), jnp.ones(3)
+    x, context = normals(key, (1, dim)), jnp.ones(3)
     params = network.init(key, x, context[None], train=False)
     params = disturbed(params, 1.0)
 
@@ -559,7 +559,7 @@ def test_made_reads_its_context_everywhere(dim, hidden, key):
 @pytest.mark.slow
 def test_made_is_batch_free(key):
     network = models.made.MADE((9,), 3)
-    x = jax.random.normal(key, (5, 4))
+    x = normals(key, (5, 4))
     params = disturbed(network.init(key, x, None, train=False), 0.3)
     whole = network.apply(params, x, None, train=False)
     one = jax.vmap(lambda x: network.apply(params, x[None], None, train=False)[0])(x)
@@ -590,7 +590,7 @@ def linear_field(matrix):
 
 @pytest.mark.slow
 def test_a_linear_velocity_is_a_matrix_exponential(key, x64):
-    matrix = 0.5 * jax.random.normal(key, (3, 3))
+    matrix = 0.5 * normals(key, (3, 3))
     bijection = continuous.continuous(linear_field(matrix), tolerance=1e-10)
     x = jnp.asarray([0.3, -1.0, 2.0])
     z, log_det = jax.jit(bijection.forward)(x)
@@ -604,7 +604,7 @@ def test_a_linear_velocity_is_a_matrix_exponential(key, x64):
 @pytest.mark.slow
 def test_the_divergence_against_the_determinant(key, x64):
     """A non-linear field: log |det| by autodiff through the solver."""
-    first = jax.random.normal(key, (4, 3))
+    first = normals(key, (4, 3))
 
     def velocity(t, x):
         return first.T @ jnp.tanh(first @ x + t)
@@ -619,7 +619,7 @@ def test_the_divergence_against_the_determinant(key, x64):
 
 
 def test_probes_estimate_the_divergence_without_bias(key, x64):
-    matrix = jax.random.normal(key, (3, 3))
+    matrix = normals(key, (3, 3))
 
     def velocity(t, x):
         return jnp.tanh(matrix @ x) * (1.0 + t)
@@ -642,7 +642,7 @@ def continuous_model(key):
     model = flows.flow(
         flows.continuous((2,), step, 1), event_shape=(2,), velocity=network
     )
-    x = jax.random.normal(key, (6, 2))
+    x = normals(key, (6, 2))
     return model, disturbed(jax.jit(model.init)(key, x), 0.3), x
 
 

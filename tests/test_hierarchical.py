@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normals
 
 from vgm.bounds import diffusion as diffusion_bound
 from vgm.bounds import elbo, hierarchical
@@ -214,7 +215,7 @@ def test_one_layer_is_the_bound_of_a_vae(x64, key):
     """T = 1: the same number as form (4) of ``bounds.elbo``, draw by draw."""
     x = jnp.asarray([0.3, -1.2])
     mean, log_std = jnp.asarray([0.4, -0.1, 0.9]), jnp.asarray([-0.3, 0.2, -1.0])
-    weights = jax.random.normal(key, (2, 3))
+    weights = normals(key, (2, 3))
 
     def log_likelihood(z):
         return normal.log_prob(x, jnp.tanh(weights @ z), jnp.zeros(2))
@@ -326,7 +327,7 @@ def test_the_rungs_meet(x64, num_steps):
 
 def test_alike_layers_in_a_loop_are_the_layers_one_by_one(x64, key):
     """A stack of three steps is three stacks of one, but for which key each gets."""
-    params = jax.random.normal(key, (3, 2, 2))
+    params = normals(key, (3, 2, 2))
 
     def step(weights):
         return hierarchical.Step(

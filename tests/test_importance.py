@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normals
 from jax.test_util import check_grads
 from scipy import stats
 
@@ -24,7 +25,7 @@ def test_naive_evidence_is_the_mean_likelihood(x64, key):
         0.5 * jnp.ones((3, 1)), jnp.zeros(3), jnp.zeros(())
     )
     x = jnp.asarray([0.3, -0.2, 1.0])
-    z = jax.random.normal(key, (100_000, 1))
+    z = normals(key, (100_000, 1))
     log_likelihood = jax.vmap(lambda z: linear_gaussian.log_likelihood(model, x, z))(z)
     error = importance.naive(log_likelihood) - linear_gaussian.log_evidence(model, x)
     assert abs(error) < 4 * sandwich.log_mean_stderr(log_likelihood)
@@ -36,7 +37,7 @@ ALPHAS = [-3.0, -0.5, 0.0, 0.5, 0.9, 0.999999, 1.0, 1.000001, 1.5, 4.0]
 @pytest.mark.parametrize("spread", [0.01, 2.0])
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_renyi_equals_the_written_out_mean(x64, key, alpha, spread):
-    log_w = spread * jax.random.normal(key, (50,)) - 3.0
+    log_w = spread * normals(key, (50,)) - 3.0
     actual = importance.renyi(log_w, jnp.asarray(alpha))
     if alpha == 1.0:
         expected = np.mean(log_w)
@@ -50,7 +51,7 @@ def test_renyi_equals_the_written_out_mean(x64, key, alpha, spread):
 @pytest.mark.slow
 def test_renyi_keeps_its_digits_next_to_alpha_one(key):
     """In float32 the slope in alpha at 1 is minus half the variance of log w."""
-    log_w = jax.random.normal(key, (50,)) - 1000.0
+    log_w = normals(key, (50,)) - 1000.0
     alphas = 1.0 + jnp.asarray([-1e-2, 0.0, 1e-2])
     low, middle, high = jax.vmap(lambda a: importance.renyi(log_w, a))(alphas)
     # Differences of numbers at 1000 nats, whose last digit is 6e-5.
@@ -64,7 +65,7 @@ def test_renyi_keeps_its_digits_next_to_alpha_one(key):
 
 
 def test_renyi_never_rises_with_alpha_and_holds_the_known_bounds(x64, key):
-    log_w = 2.0 * jax.random.normal(key, (50,)) - 100.0
+    log_w = 2.0 * normals(key, (50,)) - 100.0
     values = jax.vmap(lambda a: importance.renyi(log_w, a))(jnp.linspace(-5, 5, 201))
     assert (jnp.diff(values) <= 0.0).all()
     iwae = importance.iwae(log_w)
@@ -78,7 +79,7 @@ def test_renyi_never_rises_with_alpha_and_holds_the_known_bounds(x64, key):
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.0, 1.0 + 1e-9, 2.0])
 @pytest.mark.slow
 def test_renyi_gradients(x64, key, alpha):
-    log_w = np.asarray(jax.random.normal(key, (6,)))
+    log_w = np.asarray(normals(key, (6,)))
     check_grads(
         lambda log_w: importance.renyi(jnp.asarray(log_w), jnp.asarray(alpha)),
         (log_w,),
@@ -100,7 +101,7 @@ def test_renyi_with_a_weight_of_zero(alpha, expected):
 def test_renyi_of_normals_is_the_gaussian_integral(x64, key):
     """E w^(1-a) for normal q and posterior, oracle C, in one dimension."""
     q_std, mean, exact, alpha = 0.8, 0.4, -2.0, 0.5
-    z = mean + q_std * jax.random.normal(key, (400_000,))
+    z = mean + q_std * normals(key, (400_000,))
     log_w = exact + jax.vmap(
         lambda z: (
             normal.log_prob(z, jnp.zeros(()), jnp.zeros(()))
@@ -132,7 +133,7 @@ def test_pareto_fit_finds_a_generalised_pareto_law(x64, index):
 def test_pareto_index_of_two_normals_is_one_less_the_squared_ratio(x64, key, std):
     """Target N(0, 1), proposal N(0, std^2): k = 1 - std^2."""
     num_samples, num_repetitions = 40_000, 4
-    z = std * jax.random.normal(key, (num_repetitions, num_samples))
+    z = std * normals(key, (num_repetitions, num_samples))
     log_w = jnp.log(std) - 0.5 * z**2 * (1.0 - std**-2)
     indices = jax.vmap(pareto.tail_index)(log_w)
     expected = 1.0 - std**2
@@ -308,7 +309,7 @@ def simulated_interval(key, num_steps, num_chains):
         jnp.asarray(-0.7),
     )
     z = sample_prior(key_z)
-    x = model.weights @ z + jnp.exp(model.log_std) * jax.random.normal(key_x, (3,))
+    x = model.weights @ z + jnp.exp(model.log_std) * normals(key_x, (3,))
     path = annealed.Path(
         log_prior,
         lambda z: linear_gaussian.log_joint(model, x, z),
@@ -349,7 +350,7 @@ def test_an_interval_of_exact_weights_is_the_evidence(x64):
 
 
 def test_interval_ends_are_normal_quantiles_of_the_mean(x64, key):
-    log_w = jax.random.normal(key, (200,))
+    log_w = normals(key, (200,))
     found = sandwich.interval(log_w, log_w + 1.0, confidence=0.9)
     weights = np.exp(np.asarray(log_w))
     relative = weights.std(ddof=1) / weights.mean() / np.sqrt(200)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normals
 from scipy import special, stats
 
 from vgm.inference import em, gaussian_mixture, probabilistic_pca
@@ -24,7 +25,7 @@ def clusters(key):
     keys = jax.random.split(key, 3)
     shift = jnp.asarray([[4.0, 0.0], [0.0, 3.0], [-3.0, -3.0]])
     parts = [
-        jax.random.normal(k, (n, 2)) * s + c[None]
+        normals(k, (n, 2)) * s + c[None]
         for k, n, s, c in zip(
             keys, (150, 250, 100), (1.0, 0.5, 0.8), shift, strict=True
         )
@@ -119,7 +120,7 @@ def test_a_million_points_stream_in_the_memory_of_a_chunk(key):
         return analysis.temp_size_in_bytes
 
     assert temporary(1_000_000) <= 1.1 * temporary(8000)
-    x = jax.random.normal(key, (1_000_000, 2))
+    x = normals(key, (1_000_000, 2))
     statistics, bound = jax.jit(gaussian_mixture.e_step)(start, x)
     np.testing.assert_allclose(statistics.total.sum(), 1e6, rtol=1e-3)
     # Entropy of N(0, I) in two dimensions, within 4 standard errors of 1e-3.
@@ -153,11 +154,11 @@ def test_a_ridge_is_added_to_every_variance(x64, clusters, key):
 @pytest.fixture
 def pca(x64, key):
     keys = jax.random.split(key, 4)
-    weights = jax.random.normal(keys[0], (6, 2))
-    noise = 0.6 * jax.random.normal(keys[1], (400, 6))
-    x = jax.random.normal(keys[2], (400, 2)) @ weights.T + noise + 3.0
+    weights = normals(keys[0], (6, 2))
+    noise = 0.6 * normals(keys[1], (400, 6))
+    x = normals(keys[2], (400, 2)) @ weights.T + noise + 3.0
     start = linear_gaussian.LinearGaussian(
-        jax.random.normal(keys[3], (6, 2)), jnp.zeros(6), jnp.zeros(())
+        normals(keys[3], (6, 2)), jnp.zeros(6), jnp.zeros(())
     )
     data = pca_moments(x, chunk_size=64)
     return x, data, start._replace(bias=data.mean)
@@ -266,7 +267,7 @@ def test_summed_takes_every_example_once(chunk_size):
 
 def test_constant_coordinates_can_be_started_from(key):
     """As the border pixels of an image."""
-    x = jax.random.normal(key, (100, 3)).at[:, 1].set(5.0)
+    x = normals(key, (100, 3)).at[:, 1].set(5.0)
     start = mixture_start(key, x, num_components=2)
     assert jnp.isfinite(start.cholesky).all()
     fit = em.fit(
@@ -289,7 +290,7 @@ def test_a_bound_that_is_not_a_number_ends_the_run_with_the_parameters_before():
 
 
 def test_fewer_examples_than_dimensions_leave_the_noise_of_rounding(key):
-    data = pca_moments(jax.random.normal(key, (4, 20)))
+    data = pca_moments(normals(key, (4, 20)))
     model = pca_maximum(data, latent_dim=5)
     assert jnp.isfinite(model.log_std)
     assert jnp.isfinite(

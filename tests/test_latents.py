@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from draws import disturbed
+from draws import disturbed, normals
 from scipy import special, stats
 
 from vgm import configs, models
@@ -174,7 +174,7 @@ def test_gradients_of_categorical_latents_against_enumeration(key):
 
 def test_categorical_draws_are_exact_and_divergences_enumerated(x64, key):
     family = posteriors.categorical(2, 4, temperature=0.5)
-    logits = jax.random.normal(key, (3, 2, 4))
+    logits = normals(key, (3, 2, 4))
     encoding = family.encoding(logits.reshape(3, 8))
     z, log_q = family.sample_and_log_prob(key, {}, encoding)
     assert set(np.unique(z)) == {0.0, 1.0}
@@ -190,7 +190,7 @@ def test_categorical_draws_are_exact_and_divergences_enumerated(x64, key):
 
 def test_a_full_covariance_is_the_multivariate_normal(x64, key):
     family = posteriors.full(3)
-    outputs = jax.random.normal(key, (2, family.num_outputs))
+    outputs = normals(key, (2, family.num_outputs))
     encoding = family.encoding(outputs)
     z, log_q = family.sample_and_log_prob(key, {}, encoding)
     for row in range(2):
@@ -216,7 +216,7 @@ def test_a_full_covariance_is_the_multivariate_normal(x64, key):
 def test_the_density_of_a_flow_posterior(x64, key, name):
     """Of its draws from both sides; at the start it is the normal it reshapes."""
     family = latents.posterior(settings(name), 3)
-    outputs = jax.random.normal(key, (4, family.num_outputs))
+    outputs = normals(key, (4, family.num_outputs))
     encoding = family.encoding(outputs)
     start = family.init(key, outputs[:1])
     base = posteriors.Encoding(encoding.base_mean, encoding.base_log_std)
@@ -248,7 +248,7 @@ def test_the_density_of_a_flow_posterior(x64, key, name):
 def test_mixtures_against_scipy(x64, key):
     prior = priors.mixture(2, 5)
     params = disturbed(prior.init(key, None), 0.5)
-    z = jax.random.normal(key, (7, 2))
+    z = normals(key, (7, 2))
     weights = special.softmax(np.asarray(params.logits))
     expected = np.log(
         sum(
@@ -271,7 +271,7 @@ def test_mixtures_against_scipy(x64, key):
 def test_a_vamp_prior_is_the_mixture_of_its_posteriors(x64, key):
     model, x = small_vae("diagonal", "vamp"), bits(key)
     params = disturbed(jax.jit(model.init)(key, x))
-    z = jax.random.normal(key, (5, 2))
+    z = normals(key, (5, 2))
     encoding = model.encode({**params}, params["prior"])
     each = [
         posteriors.diagonal(2).log_prob(
@@ -471,7 +471,7 @@ def test_draws_of_the_prior_have_the_density_of_the_joint(key):
     """Over prior draws log p(z_1 | z_2) is on average minus its entropy."""
     model, x = markov_model((1, 1)), bits(key)
     params = disturbed(jax.jit(model.init)(key, x))
-    top = jax.random.normal(key, (20_000, 1))
+    top = normals(key, (20_000, 1))
     unknown = jnp.zeros((20_000, 1)), top[:, None]
     z = model.resample(key, params, unknown, layer=2)
     zeros = jnp.zeros((20_000, *EVENT))
@@ -523,7 +523,7 @@ def test_free_nats_and_warm_up_change_the_loss_and_not_the_terms(x64, key):
     model = types.SimpleNamespace(elbo_terms=elbo_terms, **unused)
     params = jnp.asarray(0.7), jnp.asarray(-0.4)
     weight = jnp.asarray([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
-    batch = Batch(jax.random.normal(key, (6,)), None, weight)
+    batch = Batch(normals(key, (6,)), None, weight)
 
     def loss(**kw):
         return objective.negative_elbo(model, **kw)(key, params, batch)
@@ -557,7 +557,7 @@ def test_a_mixture_of_logistics_as_a_likelihood(x64, key):
     family = models.likelihoods.likelihood(
         "discretized_logistic_mixture", levels=3, channels=2, num_mixtures=2
     )
-    outputs = jax.random.normal(key, (1, 1, 2, family.num_outputs))
+    outputs = normals(key, (1, 1, 2, family.num_outputs))
     every = np.asarray(list(itertools.product(range(3), repeat=2)))
     images = jnp.asarray(every.reshape(-1, 1, 1, 2), jnp.int32)
     masses = jax.jit(jax.vmap(lambda x: family.log_prob(x, outputs)))(images)

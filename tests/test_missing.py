@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import train
+from draws import normals
 from scipy import stats
 
 import vgm
@@ -54,7 +55,7 @@ MASKS = [[1, 1, 1, 1], [1, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
 def masked_rows(key):
-    values = jax.random.normal(key, (len(MASKS), 4))
+    values = normals(key, (len(MASKS), 4))
     observed = jnp.asarray(MASKS, bool)
     return Masked(jnp.where(observed, values, 0.0), observed)
 
@@ -106,7 +107,7 @@ def test_everything_observed_is_the_plain_model(key):
     settings["likelihood"] = "normal"
     plain = models.vae.mlp(**settings)
     masked = models.vae.mlp(**settings, missing=True)
-    x = jax.random.normal(key, (6, 3))
+    x = normals(key, (6, 3))
     full = Masked(x, jnp.ones(x.shape, bool))
     params = plain.init(key, x)
     chex.assert_trees_all_close(masked.init(key, full), params, rtol=1e-5)
@@ -127,7 +128,7 @@ def test_starting_values_use_what_was_observed(key, name, levels):
         x = jax.random.randint(key, (40, 2), 0, levels)
         x = x.astype(float) if name == "bernoulli" else x
     else:
-        x = jax.random.normal(key, (40, 2))
+        x = normals(key, (40, 2))
     observed = jnp.ones((40, 2), bool).at[20:, 0].set(False)
     family = likelihoods.likelihood(name, levels=levels)
     masked = likelihoods.masked(family)
@@ -136,7 +137,7 @@ def test_starting_values_use_what_was_observed(key, name, levels):
     np.testing.assert_allclose(actual[0], family.initial_bias(x[:20])[0], rtol=1e-5)
     np.testing.assert_allclose(actual[1], family.initial_bias(x)[1], rtol=1e-5)
     # Its log likelihood is that of the coordinates observed.
-    outputs = jax.random.normal(key, (2, family.num_outputs))
+    outputs = normals(key, (2, family.num_outputs))
     row = Masked(x[0], jnp.asarray([True, False]))
     alone = family.log_prob(x[0][:1], outputs[:1])
     np.testing.assert_allclose(masked.log_prob(row, outputs), alone, rtol=1e-6)

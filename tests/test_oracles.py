@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normals
 from scipy import integrate, special, stats
 
 from vgm import oracles
@@ -28,10 +29,10 @@ def chain(x64, key):
 
     def conditional(key, output, size):
         a, b, c = jax.random.split(key, 3)
-        factor = jnp.tril(0.4 * jax.random.normal(c, (output, output)), -1)
+        factor = jnp.tril(0.4 * normals(c, (output, output)), -1)
         return linear_chain.Conditional(
-            jax.random.normal(a, (output, size)),
-            jax.random.normal(b, (output,)),
+            normals(a, (output, size)),
+            normals(b, (output,)),
             factor + 0.7 * jnp.eye(output),
         )
 
@@ -69,7 +70,7 @@ def conditional_of(mean, covariance, wanted, given, values):
 
 def test_chain_evidence_and_joint_equal_one_big_normal(chain, key):
     mean, covariance, starts = joint_normal(chain)
-    point = np.asarray(jax.random.normal(key, (sum(SIZES),)))
+    point = np.asarray(normals(key, (sum(SIZES),)))
     x, *latents = (point[a:b] for a, b in itertools.pairwise(starts))
     law = stats.multivariate_normal(mean[:4], covariance[:4, :4])
     np.testing.assert_allclose(
@@ -88,7 +89,7 @@ def test_chain_evidence_and_joint_equal_one_big_normal(chain, key):
 
 def test_chain_posteriors_are_conditionals_of_the_big_normal(chain, key):
     mean, covariance, starts = joint_normal(chain)
-    x = np.asarray(jax.random.normal(key, (4,)))
+    x = np.asarray(normals(key, (4,)))
     blocks = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
     up = linear_chain.bottom_up_posterior(chain)
     down = linear_chain.top_down_posterior(chain, jnp.asarray(x))
@@ -117,7 +118,7 @@ def test_chain_posteriors_are_conditionals_of_the_big_normal(chain, key):
 
 
 def test_chain_weights_are_constant_at_the_exact_posteriors(chain, key):
-    x = jax.random.normal(key, (4,))
+    x = normals(key, (4,))
     up = linear_chain.bottom_up_posterior(chain)
     down = linear_chain.top_down_posterior(chain, x)
     exact = linear_chain.log_evidence(chain, x)
@@ -132,7 +133,7 @@ def test_chain_weights_are_constant_at_the_exact_posteriors(chain, key):
 
 def test_diagonal_conditionals_leave_their_closed_gap(chain, key):
     """The best top z with independent coordinates: 1/2 (sum log P_ii - log det P)."""
-    x = jax.random.normal(key, (4,))
+    x = normals(key, (4,))
     steep = chain[2]._replace(weights=jnp.asarray([[2.0, 1.5], [1.0, 1.2]]))
     chain = (*chain[:2], steep)
     down = linear_chain.top_down_posterior(chain, x)
@@ -175,7 +176,7 @@ def test_beta_bernoulli_equals_quadrature_over_the_probability(x64, a, b):
 
 
 def test_enumeration_equals_sums_written_out(x64, key):
-    log_joint = jax.random.normal(key, (4,)) - 2.0
+    log_joint = normals(key, (4,)) - 2.0
     q_logits = jnp.asarray([0.1, -1.0, 0.7, 0.0])
     joint = np.exp(np.asarray(log_joint))
     q = special.softmax(np.asarray(q_logits))
@@ -200,7 +201,7 @@ def test_enumeration_equals_sums_written_out(x64, key):
 
 
 def test_enumerated_bound_is_the_mean_of_drawn_ones(x64, key):
-    log_joint = jax.random.normal(key, (4,)) - 2.0
+    log_joint = normals(key, (4,)) - 2.0
     q_logits = jnp.asarray([0.1, -1.0, 0.7, 0.0])
     log_q = jax.nn.log_softmax(q_logits)
     states = jax.random.categorical(key, q_logits, shape=(40_000, 3))
@@ -291,9 +292,9 @@ def test_exact_weights_are_certified_in_both_precisions(key, x64_on):
     """A constant weight is right to rounding, and rounding is no bias."""
     with jax.enable_x64(x64_on):
         model = linear_gaussian.LinearGaussian(
-            jax.random.normal(key, (20, 3)), jnp.zeros(20), jnp.asarray(-1.0)
+            normals(key, (20, 3)), jnp.zeros(20), jnp.asarray(-1.0)
         )
-        x = jax.random.normal(jax.random.key(2), (20,))
+        x = normals(jax.random.key(2), (20,))
         q = linear_gaussian.posterior(model, x)
 
         def log_weight(key):
@@ -310,7 +311,7 @@ def test_exact_weights_are_certified_in_both_precisions(key, x64_on):
 @pytest.mark.parametrize("log_std", [-5.0, -9.0, -12.0])
 def test_evidence_with_little_noise(key, log_std):
     """WW' + s^2 I is singular in float32 there; the reference is in double."""
-    weights = np.asarray(jax.random.normal(key, (20, 3)), np.float64)
+    weights = np.asarray(normals(key, (20, 3)), np.float64)
     # On the model's plane, to the rounding of x.
     x = jnp.asarray(weights @ np.ones(3), jnp.float32)
     model = linear_gaussian.LinearGaussian(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normals
 
 from vgm.densities import normal
 from vgm.processes import gaussian, interiors, schedules
@@ -185,7 +186,7 @@ def test_a_transition_carries_one_marginal_into_the_next(x64, gamma_t, increment
 def test_the_posterior_obeys_bayes(x64, key, gamma_t, increment):
     """q(z_s | z_t, x) q(z_t | x) = q(z_t | z_s) q(z_s | x)."""
     gamma_t, increment = jnp.asarray(gamma_t), jnp.asarray(increment)
-    x, eps_s, eps = jax.random.normal(key, (3, 4))
+    x, eps_s, eps = normals(key, (3, 4))
     z_s = gaussian.diffuse(x, eps_s, gamma_t - increment)
     forward = gaussian.transition(z_s, gamma_t, increment)
     z_t = forward[0] + jnp.exp(forward[1]) * eps
@@ -198,7 +199,7 @@ def test_the_posterior_obeys_bayes(x64, key, gamma_t, increment):
 
 @pytest.mark.parametrize(("gamma_t", "increment"), STEPS)
 def test_steps_keep_their_digits_in_single_precision(key, gamma_t, increment):
-    z, x = jax.random.normal(key, (2, 5))
+    z, x = normals(key, (2, 5))
     steps = (
         lambda g, d, z, x: gaussian.posterior(z, x, g, d),
         lambda g, d, z, x: gaussian.transition(z, g, d),
@@ -220,7 +221,7 @@ KINDS = ("x", "eps", "v", "score")
 
 @pytest.mark.parametrize(("source", "target"), [*itertools.permutations(KINDS, 2)])
 def test_every_conversion_gives_what_it_names(x64, key, source, target):
-    x, eps = jax.random.normal(key, (2, 5))
+    x, eps = normals(key, (2, 5))
     for gamma in (-6.0, 0.0, 2.5):
         alpha, sigma = (
             np.sqrt(1 / (1 + np.exp(gamma))),
@@ -242,7 +243,7 @@ def test_every_conversion_gives_what_it_names(x64, key, source, target):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameterisations_agree_with_the_conversions(x64, key, kind):
-    x, eps, wrong = jax.random.normal(key, (3, 5))
+    x, eps, wrong = normals(key, (3, 5))
     gamma = jnp.asarray(-1.3)
     z = gaussian.diffuse(x, eps, gamma)
     family = gaussian.PARAMETERISATIONS[kind]
@@ -265,7 +266,7 @@ def test_unknown_parameterisations_are_named():
 @pytest.mark.slow
 def test_jit_and_vmap_give_the_plain_numbers(key):
     gamma = jnp.linspace(-10.0, 5.0, 3)
-    z, x = jax.random.normal(key, (2, 3, 4))
+    z, x = normals(key, (2, 3, 4))
     together = jax.jit(jax.vmap(gaussian.posterior, (0, 0, 0, None)))(z, x, gamma, 0.3)
     alone = [
         gaussian.posterior(z[i], x[i], gamma[i], jnp.asarray(0.3)) for i in range(3)

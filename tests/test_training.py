@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from draws import disturbed
+from draws import disturbed, normals
 
 from vgm import models
 from vgm.errors import UserError
@@ -339,7 +339,7 @@ def diffusion(schedule="linear", **settings):
 def test_weighted_errors_are_what_they_say(key, num_steps, weighting):
     """The mean of w |eps - eps_hat|^2, the errors drawn again by hand."""
     model = diffusion(train_num_steps=num_steps)
-    x = jax.random.normal(key, (6, 2))
+    x = normals(key, (6, 2))
     params = disturbed(jax.jit(model.init)(key, x))
     batch = Batch(x, None, jnp.ones(6).at[0].set(0.0))
     (loss, terms), grads = jax.jit(
@@ -372,7 +372,7 @@ def test_weighted_errors_are_what_they_say(key, num_steps, weighting):
 def test_least_variance_gradients(key, schedule):
     """Of the interior: the gradient of the mean square; of all else: the bound's."""
     model = diffusion(schedule)
-    x = jax.random.normal(key, (4, 2))
+    x = normals(key, (4, 2))
     params = disturbed(jax.jit(model.init)(key, x))
     weight = jnp.asarray([1.0, 2.0, 0.0, 1.0])
     batch = Batch(x, None, weight)
@@ -406,7 +406,7 @@ def test_least_variance_gradients(key, schedule):
 def test_the_interior_leaves_the_bound_and_lowers_its_variance(key):
     """Steps against the variance alone: the bound stays, its spread falls."""
     model = diffusion("monotone")
-    x = 0.3 * jax.random.normal(key, (64, 2))
+    x = 0.3 * normals(key, (64, 2))
     params = disturbed(jax.jit(model.init)(key, x))
     batch = Batch(x, None, jnp.ones(64))
     least = objective.least_variance(model)
