@@ -615,6 +615,34 @@ def test_categorical_levels_far_apart_in_logits_keep_their_masses():
     np.testing.assert_allclose(masses, [0.0, -2e3, -1e3])
 
 
+LEVEL_DENSITIES = {
+    "categorical": lambda x, levels: categorical.log_prob(x, jnp.zeros((1, levels))),
+    "discretized_logistic": lambda x, levels: discretized_logistic.log_prob(
+        x, jnp.zeros(1), jnp.zeros(1), levels=levels
+    ),
+    "discretized_normal": lambda x, levels: discretized_normal.log_prob(
+        x, jnp.zeros(1), jnp.zeros(1), levels=levels
+    ),
+    "discretized_logistic_mixture": lambda x, levels: compiled_mixture(
+        x,
+        discretized_logistic_mixture.Parameters(
+            jnp.zeros(2), jnp.zeros((2, 1)), jnp.zeros((2, 1)), jnp.zeros((2, 0))
+        ),
+        levels=levels,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEVEL_DENSITIES)
+def test_what_is_no_level_has_no_mass(name):
+    """An index beyond the table would be clamped or wrapped, an edge be left open."""
+    log_prob = jax.jit(LEVEL_DENSITIES[name], static_argnums=1)
+    for outside in (-2, -1, 5, 6):
+        assert log_prob(jnp.asarray([outside]), 5) == -jnp.inf
+    masses = [log_prob(jnp.asarray([level]), 5) for level in range(5)]
+    np.testing.assert_allclose(np.exp(masses).sum(), 1.0, rtol=1e-5)
+
+
 def test_mixtures_of_logistics_draw_any_shape_of_pixels(key):
     """Pixels (3, 2), four components, three channels: no two sizes alike."""
     shape = (3, 2, 4)

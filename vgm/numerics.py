@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -247,6 +247,27 @@ def _exponential_series(x: Float[Array, "*shape"], last: int) -> Array:
     for n in range(last - 1, 1, -1):
         series = series * x + 1.0 / math.factorial(n)
     return series
+
+
+def on_levels(
+    log_mass: Float[Array, "*shape"], x: Int[Array, "*shape"], levels: int
+) -> Float[Array, "*shape"]:
+    """Log masses of integers, -inf where they are none of 0 .. levels - 1.
+
+    >>> import jax.numpy as jnp
+    >>> on_levels(jnp.zeros(4), jnp.asarray([-1, 0, 2, 3]), 3).tolist()
+    [-inf, 0.0, 0.0, -inf]
+
+    Args:
+        log_mass: What a formula says, good for levels alone.
+        x: Integers.
+        levels: Number of levels.
+
+    Returns:
+        The log masses.
+    """
+    # Not x < levels: where x are bytes, 256 is none.
+    return jnp.where((x >= 0) & (x <= levels - 1), log_mass, -jnp.inf)
 
 
 def sigmoid_rise(

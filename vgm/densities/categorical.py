@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vgm.numerics import on_levels
 from vgm.types import PRNGKey, Scalar
 
 
@@ -17,7 +18,7 @@ def log_prob(x: Int[Array, "*event"], logits: Float[Array, "*event levels"]) -> 
     -2.7726
 
     Args:
-        x: Levels 0 .. levels - 1.
+        x: Levels 0 .. levels - 1; other integers have no mass.
         logits: Unnormalised log mass of each level.
 
     Returns:
@@ -29,7 +30,8 @@ def log_prob(x: Int[Array, "*event"], logits: Float[Array, "*event levels"]) -> 
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
     chosen = jnp.take_along_axis(logits, x[..., None], axis=-1)[..., 0]
     total = jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
-    return jnp.sum((chosen - largest) - jnp.log(total))
+    log_mass = (chosen - largest) - jnp.log(total)
+    return jnp.sum(on_levels(log_mass, x, logits.shape[-1]))
 
 
 def sample(key: PRNGKey, logits: Float[Array, "*event levels"]) -> Int[Array, "*event"]:

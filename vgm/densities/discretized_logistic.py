@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vgm.numerics import log1mexp, log_sigmoid
+from vgm.numerics import log1mexp, log_sigmoid, on_levels
 from vgm.types import PRNGKey, Scalar
 
 
@@ -34,7 +34,7 @@ def log_prob(
     -1.3863
 
     Args:
-        x: Levels 0 .. levels - 1.
+        x: Levels 0 .. levels - 1; other integers have no mass.
         mean: Location of each coordinate on [-1, 1].
         log_scale: Log scale of each coordinate.
         levels: Number of levels, at least 2.
@@ -56,7 +56,7 @@ def log_prob(
             (x > 0) & (x < levels - 1), log1mexp(2.0 * half_width * inverse_scale), 0.0
         )
     )
-    return jnp.sum(log_mass)
+    return jnp.sum(on_levels(log_mass, x, levels))
 
 
 def sample(

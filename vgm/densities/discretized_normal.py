@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vgm.densities.normal import LOG_2PI
-from vgm.numerics import log1mexp, log_ndtr, log_ndtr_remainder
+from vgm.numerics import log1mexp, log_ndtr, log_ndtr_remainder, on_levels
 from vgm.types import PRNGKey, Scalar
 
 # Exact for polynomials of degree 15; (2) is used where |c w| and w are below 1.
@@ -41,7 +41,7 @@ def log_prob(
     -1.3863
 
     Args:
-        x: Levels 0 .. levels - 1.
+        x: Levels 0 .. levels - 1; other integers have no mass.
         mean: Location of each coordinate on [-1, 1].
         log_std: Log standard deviation of each coordinate.
         levels: Number of levels, at least 2.
@@ -66,7 +66,7 @@ def log_prob(
         log_ndtr(upper),
         jnp.where(x == levels - 1, log_ndtr(-lower), inner),
     )
-    return jnp.sum(log_mass)
+    return jnp.sum(on_levels(log_mass, x, levels))
 
 
 def _log_mass(
