@@ -97,7 +97,7 @@ def measure(args: Arguments, config: configs.Config) -> dict[str, Any]:
     state = sharding.replicate(initial(key, data), mesh)
     run_steps: Any = loop.compile_steps(
         step=stepping.make_step(config, prepared.model, optimizer),
-        observe=prepared.observe,
+        observe=prepared.observe_training,
         batch_size=config.train.batch_size,
         mesh=mesh,
     )

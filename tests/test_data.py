@@ -4,6 +4,7 @@ import gzip
 import struct
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.io
@@ -267,6 +268,19 @@ def test_dynamic_binarisation_draws_afresh_with_the_grey_probability():
     assert (first != second).any()
     p = 64 / 255
     assert abs(first.mean() - p) < 4 * np.sqrt(p * (1 - p) / len(x))
+
+
+def test_half_of_the_images_are_mirrored_left_to_right():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (2000, 2, 3, 3)).astype(np.uint8)
+    observe = observations.observer("levels", levels=256, binarization="static")
+    seen = np.asarray(observations.mirrored(observe)(jax.random.key(0), jnp.asarray(x)))
+    as_it_is = (seen == x).all((1, 2, 3))
+    mirrored = (seen == x[:, :, ::-1]).all((1, 2, 3))
+    assert (as_it_is ^ mirrored).all()
+    assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(x))
+    again = observations.mirrored(observe)(jax.random.key(1), jnp.asarray(x))
+    assert (np.asarray(again) != seen).any()
 
 
 def test_static_binarisation_is_drawn_once(tmp_path):

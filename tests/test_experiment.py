@@ -585,6 +585,10 @@ BAD_INPUT = {
         ["vdm-digits", "--diffusion.head", "v"],
         r"diffusion\.degree must be 0 without diffusion\.head 'categorical'",
     ),
+    "a plane has no sides": (
+        ["flow-2d", "--data.mirror"],
+        r"data\.mirror needs images; these examples are \(2,\)",
+    ),
     "weights without a diffusion": (
         ["vae-digits", "--objective.name", "weighted"],
         r"objective\.name must be elbo or iwae for model\.family 'vae'; got 'weighted'",
@@ -692,6 +696,22 @@ def test_iwae_is_chosen_by_its_own_bound(tmp_path):
     np.testing.assert_allclose(
         result["validation_bound_nats"], np.mean(bounds), rtol=1e-5
     )
+
+
+@pytest.mark.slow
+def test_training_sees_mirrored_images_and_the_test_does_not(finished_run, tmp_path):
+    assert train.main([*QUICK, "--data.mirror", "--run-dir", str(tmp_path / "m")]) == 0
+    plain, mirrored = (
+        directory.read_result(run)["baseline_bits_per_dim"]
+        for run in (finished_run, tmp_path / "m")
+    )
+    assert plain == mirrored
+    (_, before), (_, after) = (vgm.load(run) for run in (finished_run, tmp_path / "m"))
+    first = [jax.tree.leaves(params)[0] for params in (before, after)]
+    assert not np.allclose(*first, atol=1e-3)
+    prepared = experiment.prepare(directory.read_config(tmp_path / "m")[0])
+    x = jax.numpy.asarray(prepared.dataset.test.x)
+    np.testing.assert_array_equal(prepared.observe(jax.random.key(0), x), x)
 
 
 def test_a_bound_that_is_not_finite_is_never_the_best():

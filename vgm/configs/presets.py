@@ -228,10 +228,12 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "ddpm-cifar10": (
-        "DDPM of CIFAR-10 (Ho et al. 2020), the lesser variance, no mirrored images.",
+        "DDPM of CIFAR-10 (Ho et al. 2020), with the lesser of its two variances.",
         Config(
             preset="ddpm-cifar10",
-            data=DataConfig(name="cifar10", observation="levels", num_validation=0),
+            data=DataConfig(
+                name="cifar10", observation="levels", num_validation=0, mirror=True
+            ),
             model=ModelConfig(
                 family="diffusion",
                 architecture="ddpm-unet",

@@ -42,6 +42,8 @@ class DataConfig:
     """Training examples held out, where the data have no validation split."""
     train_on_validation: bool = False
     """No validation split: its examples train too. For last runs, all else chosen."""
+    mirror: bool = False
+    """Train on images mirrored left to right, half of them, drawn at every use."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,7 @@ class ModelConfig:
     channels: int = 32
     """Channels of the outermost convolution; of a ladder's state."""
     num_blocks: int = 2
-    """Residual blocks of a U-Net on the way down, for ddpm-unet at each resolution; of
-    a ladder at each resolution on the way up."""
+    """Residual blocks at each resolution: of a U-Net down, of a ladder up."""
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     """Of the channels of ddpm-unet, one a resolution."""
     attention: tuple[int, ...] = (1,)
@@ -239,8 +240,7 @@ class OptimizerConfig:
     clip_norm: float = 0.0
     """Largest gradient norm; 0 for no clipping."""
     skip_norm: float = 0.0
-    """Gradient norm above which a step is not taken, ten in a row at most; 0 for
-    none."""
+    """Gradient norm above which a step is skipped, ten in a row at most; 0 for none."""
     ema_decay: float = 0.0
     """Decay of the averaged parameters used for evaluation; 0 for none."""
 

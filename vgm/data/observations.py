@@ -106,3 +106,21 @@ def observer(
 
         return draw
     return lambda key, x: x.astype(jnp.float32) / top
+
+
+def mirrored(observe: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Observe images as they are or mirrored left to right, each with probability 1/2.
+
+    Args:
+        observe: A function of (key, stored values).
+
+    Returns:
+        Another one, for images [batch, height, width, channels].
+    """
+
+    def observe_either(key: Any, x: Any) -> Any:
+        key_side, key_observe = jax.random.split(key)
+        side = jax.random.bernoulli(key_side, shape=(len(x), 1, 1, 1))
+        return observe(key_observe, jnp.where(side, x[:, :, ::-1], x))
+
+    return observe_either

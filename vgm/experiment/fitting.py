@@ -79,7 +79,7 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
     optimizer = stepping.make_optimizer(config)
     run_steps = loop.compile_steps(
         step=stepping.make_step(config, experiment.model, optimizer),
-        observe=experiment.observe,
+        observe=experiment.observe_training,
         batch_size=config.train.batch_size,
         mesh=mesh,
     )

@@ -25,6 +25,7 @@ class Experiment(NamedTuple):
         dataset: Data set.
         model: Model.
         observe: Maps stored values to observations.
+        observe_training: The same for steps of training, which may mirror images.
     """
 
     config: configs.Config
@@ -32,6 +33,7 @@ class Experiment(NamedTuple):
     dataset: data.Dataset
     model: GenerativeModel
     observe: Any
+    observe_training: Any
 
 
 def prepare(config: configs.Config) -> Experiment:
@@ -71,7 +73,14 @@ def prepare(config: configs.Config) -> Experiment:
             "train.patience needs a validation split to judge by; give "
             f"--data.{flag}, or --train.patience 0"
         )
-    return Experiment(config, form, dataset, model, observer(config, form))
+    observe = training = observer(config, form)
+    if config.data.mirror:
+        if len(form.event_shape) != 3:
+            raise UserError(
+                f"data.mirror needs images; these examples are {form.event_shape}"
+            )
+        training = observations.mirrored(observe)
+    return Experiment(config, form, dataset, model, observe, training)
 
 
 def _require_support(name: str, split: data.Split | None, transform: str) -> None:
