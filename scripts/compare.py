@@ -85,8 +85,9 @@ def _difference(path: Path, first: Path) -> str:
 
 
 def _row(name: str, result: dict, difference: str, *, bits: bool) -> list[str]:
+    steps = result.get("num_steps")
     row = [
-        name,
+        name if steps is None else f"{name}, T = {steps}",
         _measured(result, "elbo_nats", "elbo_stderr", 2),
         _measured(result, "log_evidence_nats", "log_evidence_stderr", 2),
         str(result["num_importance_samples"] or "-"),

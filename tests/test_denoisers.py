@@ -16,6 +16,7 @@ from draws import disturbed, normals
 from vgm import models
 from vgm.errors import UserError
 from vgm.models import denoisers, heads, noise, unets
+from vgm.samplers import diffusion as samplers
 
 NETWORKS = {
     "mlp": denoisers.MLPDenoiser(8, 2, 3, exponents=(1, 2)),
@@ -90,6 +91,21 @@ def diffusion(degree=0):
         event_shape=(2,),
         num_steps=3,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_steps", 0), ("train_num_steps", -1), ("num_times", -1), ("chunk_size", 0)],
+)
+def test_numbers_of_steps_are_numbers(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least"):
+        dataclasses.replace(diffusion(), **{name: value})
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1])
+def test_shares_of_noise_are_shares(eta):
+    with pytest.raises(ValueError, match="eta must be from 0 to 1"):
+        samplers.ddim_step(eta)
 
 
 def test_a_diffusion_starts_at_the_posterior_of_each_coordinate_alone(x64, key):
@@ -213,7 +229,8 @@ def test_a_diffusion_runs_through_the_scripts(tmp_path, monkeypatch, capsys, ext
     assert result["num_steps"] == 5
     assert result["model"] == "diffusion (mlp)"
     weighted = "weighted" in extra
-    assert len(result["denoising_matching_by_step"]) == (2 if weighted else 5)
+    assert len(result["denoising_matching_by_step"]) == (0 if weighted else 5)
+    assert result["num_times"] == (2 if weighted else 0)
     assert (run_dir / "steps.png").exists() == (not weighted)
     source = "elbo" if weighted else "log_evidence"
     assert result["bits_per_dim_of"] == source

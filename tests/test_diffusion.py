@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -270,7 +271,9 @@ def test_one_sampled_step_stands_for_all():
     def one(key):
         key_t, key = jax.random.split(key)
         t = jax.random.uniform(key_t, (1,))
-        terms = diffusion.sampled_terms(key, x, t, chain, num_steps=num_steps)
+        terms = diffusion.sampled_terms(
+            key, x, t, chain, num_steps=num_steps, chunk_size=4
+        )
         return terms.elbo
 
     def all_steps(key):
@@ -282,7 +285,9 @@ def test_one_sampled_step_stands_for_all():
     # A time that rounds to 1 belongs to the last step.
     key = jax.random.key(1)
     last, rounded = (
-        diffusion.sampled_terms(key, x, jnp.asarray([t]), chain, num_steps=num_steps)
+        diffusion.sampled_terms(
+            key, x, jnp.asarray([t]), chain, num_steps=num_steps, chunk_size=1
+        )
         for t in (0.99, 1.0)
     )
     np.testing.assert_array_equal(last.elbo, rounded.elbo)
@@ -300,7 +305,9 @@ def test_many_steps_approach_the_continuous_bound():
     def many(key):
         key_t, key = jax.random.split(key)
         t = jax.random.uniform(key_t, (1,))
-        return diffusion.sampled_terms(key, x, t, chain, num_steps=100_000).elbo
+        return diffusion.sampled_terms(
+            key, x, t, chain, num_steps=100_000, chunk_size=t.size
+        ).elbo
 
     assert close(draws(limit, 100_000), draws(many, 100_000, seed=1))
 
@@ -510,13 +517,47 @@ def test_the_bound_under_jit_and_vmap_is_the_plain_one(key):
     np.testing.assert_allclose(together, alone, rtol=2e-6)
 
 
+def test_drawn_times_take_the_memory_of_a_chunk(key):
+    """Of a network whose hidden units are a megabyte a time."""
+    x = jnp.asarray([0.7, -1.2])
+    chain = chain_of(
+        x,
+        schedule=schedules.cosine(MIN, MAX),
+        predict=lambda z, gamma: z + jnp.sort(jnp.sin(jnp.arange(2.0**18) * z[0]))[:2],
+    )
+
+    def memory(chunk_size):
+        terms = jax.jit(
+            lambda t: diffusion.sampled_terms(
+                key, x, t, chain, num_steps=64, chunk_size=chunk_size
+            )
+        )
+        program = terms.lower(jnp.zeros(32)).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert memory(2) < memory(32) / 8
+
+
+def test_half_precision_of_data_leaves_gamma_its_digits(key):
+    x = jnp.asarray([0.7, -1.2], jnp.bfloat16)
+    chain = chain_of(x, schedule=schedules.linear(-13.3, 5.0))
+    terms = diffusion.discrete_terms(key, x, chain, num_steps=3, chunk_size=3)
+    assert terms.denoising_matching.dtype == jnp.float32
+    again = trajectories.log_weight(key, x, chain, num_steps=3)
+    assert again.dtype == jnp.float32
+
+
 def test_each_drawn_time_has_its_share(x64, key):
     """A network that predicts x = 0: its error is sqrt(SNR) x, whatever the noise."""
     x = jnp.asarray([0.7, -1.2])
     schedule = schedules.cosine(MIN, MAX)
     chain = chain_of(x, schedule=schedule, kind="x", predict=lambda z, gamma: 0.0 * z)
     t = (jnp.arange(6) + 0.5) / 6
-    sampled = diffusion.sampled_terms(key, x, t, chain, num_steps=6)
+    sampled, together = (
+        diffusion.sampled_terms(key, x, t, chain, num_steps=6, chunk_size=size)
+        for size in (4, 6)  # four and two at once, or all
+    )
+    chex.assert_trees_all_close(sampled, together, rtol=1e-12)
     whole = diffusion.discrete_terms(key, x, chain, num_steps=6, chunk_size=3)
     gamma = jax.vmap(schedule.gamma)(jnp.arange(7) / 6)
     by_hand = 0.5 * (jnp.exp(-gamma[:-1]) - jnp.exp(-gamma[1:])) * jnp.sum(x**2)

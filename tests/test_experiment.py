@@ -569,6 +569,10 @@ BAD_INPUT = {
         ["vdm-digits", "--objective.gradient", "least-variance"],
         r"'least-variance' needs diffusion\.schedule polynomial or monotone",
     ),
+    "an interior that the bound does not see": (
+        ["vdm-digits", "--diffusion.schedule", "monotone"],
+        r"objective\.gradient must be 'least-variance' for diffusion\.schedule poly",
+    ),
     "a decoder of reals": (
         ["vdm-digits", "--diffusion.decoder", "normal"],
         r"diffusion\.decoder must be categorical or discretized_normal for levels",

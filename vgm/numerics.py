@@ -249,6 +249,18 @@ def _exponential_series(x: Float[Array, "*shape"], last: int) -> Array:
     return series
 
 
+def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The numbers in float32, or in double precision as they are.
+
+    Args:
+        x: Numbers of any precision.
+
+    Returns:
+        The same numbers.
+    """
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def on_levels(
     log_mass: Float[Array, "*shape"], x: Int[Array, "*shape"], levels: int
 ) -> Float[Array, "*shape"]:

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from vgm.bounds.elbo import ElboTerms
 from vgm.divergences import kl_standard_normal
+from vgm.numerics import at_least_float32
 from vgm.processes import gaussian
 from vgm.processes.gaussian import Parameterisation
 from vgm.processes.schedules import Schedule
@@ -130,6 +131,7 @@ def discrete_terms(
     Returns:
         Terms in nats, one denoising term a step, t = 1/T first.
     """
+    x = at_least_float32(x)  # and so gamma, which needs its digits
     key_outer, key_steps = jax.random.split(key)
 
     def term(inputs: tuple[PRNGKey, Array]) -> Scalar:
@@ -149,6 +151,7 @@ def sampled_terms(
     chain: Chain,
     *,
     num_steps: int,
+    chunk_size: int,
 ) -> ElboTerms:
     """The bound (1) of T steps, from the steps that hold the times t.
 
@@ -158,16 +161,24 @@ def sampled_terms(
         t: Times, each uniform on [0, 1].
         chain: Diffusion.
         num_steps: T.
+        chunk_size: Times at once.
 
     Returns:
         Terms in nats, whose expectation over t is the bound; one denoising term a
         time, T / (number of times) times that of the step.
     """
+    x = at_least_float32(x)  # and so gamma, which needs its digits
     key_outer, key_steps = jax.random.split(key)
-    index = step_of(t, num_steps)
-    matching = jax.vmap(lambda k, i: _step_term(k, x, chain, i, num_steps))(
-        jax.random.split(key_steps, t.size), index
-    )
+    drawn = jax.random.split(key_steps, t.size), step_of(t, num_steps)
+
+    def term(inputs: tuple[PRNGKey, Array]) -> Scalar:
+        key, index = inputs
+        return _step_term(key, x, chain, index, num_steps)
+
+    if t.size <= chunk_size:  # no loop around a step of training
+        matching = jax.vmap(term)(drawn)
+    else:
+        matching = jax.lax.map(term, drawn, batch_size=chunk_size)
     return _with_outer_terms(key_outer, x, chain, num_steps / t.size * matching)
 
 
@@ -186,6 +197,7 @@ def continuous_terms(
         Terms in nats, whose expectation over t is the bound; one denoising term a
         time.
     """
+    x = at_least_float32(x)
     key_outer, key_times = jax.random.split(key)
 
     def rate(key: PRNGKey, t: Scalar) -> Scalar:

@@ -18,6 +18,7 @@ from vgm.bounds.diffusion import Chain, Event, denoising_matching, noise_error
 from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
 from vgm.divergences import kl_standard_normal
+from vgm.numerics import at_least_float32
 from vgm.processes import gaussian
 from vgm.processes.times import grid_time
 from vgm.types import PRNGKey, Scalar
@@ -38,6 +39,7 @@ def consistency_terms(
         Terms in nats. The denoising terms are log q(z_s | before) - log p(z_s | z_t),
         s = 0 first: signed, and divergences only in their sum's expectation.
     """
+    x = at_least_float32(x)
     zero = jnp.zeros((), x.dtype)
 
     def step(index: Array) -> hierarchical.Step:
@@ -91,6 +93,7 @@ def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scala
     Returns:
         The log weight in nats: E[exp(log_weight)] = p(x).
     """
+    x = at_least_float32(x)
     key_top, key_steps = jax.random.split(key)
     eps_1 = jax.random.normal(key_top, x.shape, x.dtype)
     mean, log_std = gaussian.marginal(x, chain.schedule.gamma(jnp.ones((), x.dtype)))

@@ -257,6 +257,16 @@ _DIFFUSION: tuple[Combination, ...] = (
         "monotone and diffusion.train-num-steps 0: the bound of T steps depends on the "
         "interior",
     ),
+    (
+        lambda c: (
+            c.objective.gradient != "pathwise"
+            or c.diffusion.schedule not in _WITH_INTERIOR
+            or c.diffusion.train_num_steps > 0
+        ),
+        "objective.gradient must be 'least-variance' for diffusion.schedule polynomial "
+        "or monotone in continuous time, whose bound does not depend on the interior; "
+        "or give diffusion.train-num-steps",
+    ),
 )
 COMBINATIONS = {
     "vae": _VAE,

@@ -226,7 +226,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 fourier=(7, 8),
                 dropout=0.1,
             ),
-            diffusion=DiffusionConfig(schedule="learned-linear", num_times=8),
+            diffusion=DiffusionConfig(
+                schedule="learned-linear", num_times=8, chunk_size=1
+            ),
             optimizer=_VDM_OPTIMIZER,
             train=TrainConfig(num_steps=10_000_000, batch_size=128, eval_every=10_000),
             evaluation=EvaluationConfig(evidence=False, num_elbo_samples=1),
@@ -248,7 +250,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 attention=(1,),
                 dropout=0.1,
             ),
-            diffusion=dataclasses.replace(_DDPM, num_times=8),
+            diffusion=dataclasses.replace(_DDPM, num_times=8, chunk_size=1),
             objective=ObjectiveConfig(name="weighted", weighting="simple"),
             # The paper clips at 1 the gradient of a mean over 3072 numbers.
             optimizer=OptimizerConfig(

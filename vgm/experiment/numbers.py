@@ -48,6 +48,7 @@ def split_numbers(
     is_mass = config.data.observation in ("levels", "binary")
     bits = functools.partial(estimates.bits_per_dim, num_dims=num_dims)
     denoising = np.asarray(terms.denoising_matching)
+    drawn = _num_times(config)
     numbers: dict[str, Any] = {
         "split": split,
         "num_examples": len(by_example["elbo"]),
@@ -55,11 +56,13 @@ def split_numbers(
         "elbo_stderr": elbo.stderr,
         "num_elbo_samples": config.evaluation.num_elbo_samples,
         "num_steps": _num_steps(config),
+        "num_times": drawn,
         "is_exact": is_exact(experiment.model),
         "reconstruction_nats": estimates.estimate(terms.reconstruction).mean,
         "prior_matching_nats": estimates.estimate(terms.prior_matching).mean,
         "denoising_matching_nats": estimates.estimate(denoising.sum(-1)).mean,
-        "denoising_matching_by_step": denoising.mean(0).tolist(),
+        # Steps drawn anew for each example belong to no place.
+        "denoising_matching_by_step": [] if drawn else denoising.mean(0).tolist(),
         "log_evidence_nats": None,
         "log_evidence_stderr": None,
         "num_importance_samples": None,
@@ -85,6 +88,11 @@ def split_numbers(
         "elbo_bits_per_dim": bits(elbo.mean) if is_mass else None,
         "baseline_bits_per_dim": bits(baseline.mean) if is_mass else None,
     }
+
+
+def _num_times(config: configs.Config) -> int | None:
+    """Steps drawn of a diffusion's T for each bound; 0 for all of them."""
+    return config.diffusion.num_times if config.model.family == "diffusion" else None
 
 
 def _num_steps(config: configs.Config) -> int | None:

@@ -44,7 +44,7 @@ def draw_figures(
     """
     curves = run_dir / "curves.png"
     figures.save_curves(curves, rows)
-    drawn = [("Training", "The bound and its terms, in nats per example.", curves)]
+    drawn = [("Training", _of_training(experiment.config), curves)]
     drawn += _by_step(experiment.config, run_dir, result)
     shape, model = experiment.form.event_shape, experiment.model
     in_plane = shape == (2,) and not experiment.config.model.conditional
@@ -62,7 +62,7 @@ def draw_figures(
     figures.save_panels(samples, panels)
     caption = "Left: draws x ~ p(x | z), z ~ p(z). Right: the means E[x | z]."
     if len(panels) == 1:
-        caption = "Draws x ~ p(x)."
+        caption = _of_draws(experiment.config)
     drawn.insert(0, ("Samples", caption, samples))
     if isinstance(experiment.model, Reconstructing):
         path = run_dir / "reconstructions.png"
@@ -94,6 +94,33 @@ def draw_figures(
     return drawn
 
 
+def _of_training(config: configs.Config) -> str:
+    """Caption of the curves."""
+    caption = "The bound and its terms, in nats per example."
+    spec = config.diffusion
+    if config.model.family != "diffusion" or spec.train_num_steps == spec.num_steps:
+        return caption
+    trained = f"{spec.train_num_steps}" if spec.train_num_steps else "infinitely many"
+    return (
+        f"{caption} In training it is of T = {trained} steps, on validation of "
+        f"T = {spec.num_steps}: they differ by more than the data."
+    )
+
+
+def _of_draws(config: configs.Config) -> str:
+    """Caption of the samples of a model without a decoder's means."""
+    given = " | label" if config.model.conditional else ""
+    if config.model.family != "diffusion":
+        return f"Draws x ~ p(x{given})."
+    steps, eta = config.diffusion.num_steps, config.diffusion.eta
+    if eta == 1.0:
+        return f"Draws x ~ p(x{given}) of T = {steps} steps."
+    return (
+        f"Draws by DDIM of T = {steps} steps with eta = {eta:g}: not of the "
+        f"p(x{given}) that the bound is of."
+    )
+
+
 def _by_step(
     config: configs.Config, run_dir: Path, result: dict[str, Any]
 ) -> list[tuple[str, str, Path]]:
@@ -107,8 +134,7 @@ def _by_step(
             "at 0 has collapsed: its posterior is its prior."
         )
         return [("Layers", caption, path)]
-    # Drawn steps belong to no place on the axis.
-    if len(terms) < 2 or config.diffusion.num_times:
+    if len(terms) < 2:
         return []
     path = run_dir / "steps.png"
     figures.save_steps(path, terms)

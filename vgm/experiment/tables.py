@@ -48,7 +48,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("  reconstruction", f"{number(result['reconstruction_nats'], 2)} nats", ""),
         ("  prior matching", f"{number(result['prior_matching_nats'], 2)} nats", ""),
     ]
-    if result["denoising_matching_by_step"]:
+    if steps is not None or result["denoising_matching_by_step"]:
         table.append(_denoising_row(result, steps))
     target = result.get("log_normalizer_nats")
     if k:
@@ -120,10 +120,10 @@ def _denoising_row(result: dict[str, Any], steps: int | None) -> tuple[str, str,
     if steps is None:
         by_layer = ", ".join(number(nats, 2) for nats in terms)
         how = f"by layer below the top, z_1 first: {by_layer}"
-    elif len(terms) == steps:
-        how = "all steps"
     else:
-        how = f"{len(terms)} steps drawn at a time"
+        # Runs of before knew the length alone.
+        drawn = result.get("num_times", len(terms) % steps)
+        how = f"{drawn} steps drawn at a time" if drawn else "all steps"
     matching = number(result["denoising_matching_nats"], 2)
     return "  denoising matching", f"{matching} nats", how
 

@@ -58,6 +58,18 @@ class Diffusion:
     eta: float = 1.0
     num_classes: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("num_steps", 1),
+            ("train_num_steps", 0),
+            ("num_times", 0),
+            ("chunk_size", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{name} must be at least {least}; got {getattr(self, name)}"
+                )
+
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
         """Parameters; the output bias fits each coordinate of x alone."""
         one = jax.tree.map(lambda leaf: leaf[:1], (x, condition))
@@ -192,7 +204,9 @@ class Diffusion:
         if self.train_num_steps == 0:
             return bound.continuous_terms(key, features, t[None], chain)
         num_steps = self.train_num_steps
-        return bound.sampled_terms(key, features, t[None], chain, num_steps=num_steps)
+        return bound.sampled_terms(
+            key, features, t[None], chain, num_steps=num_steps, chunk_size=1
+        )
 
     def _evaluation_terms(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition
@@ -208,7 +222,14 @@ class Diffusion:
             )
         key_t, key = jax.random.split(key)
         t = times.low_discrepancy_times(key_t, self.num_times)
-        return bound.sampled_terms(key, features, t, chain, num_steps=self.num_steps)
+        return bound.sampled_terms(
+            key,
+            features,
+            t,
+            chain,
+            num_steps=self.num_steps,
+            chunk_size=self.chunk_size,
+        )
 
     def log_weight(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None

@@ -53,7 +53,12 @@ def ddim_step(eta: float) -> Step:
 
     Returns:
         The step.
+
+    Raises:
+        ValueError: If eta is not from 0 to 1.
     """
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must be from 0 to 1; got {eta}")
 
     def step(
         key: PRNGKey, z_t: Event, x_hat: Event, gamma_t: Scalar, increment: Scalar
