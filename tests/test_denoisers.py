@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import chex
+import compare
 import evaluate
 import jax
 import jax.numpy as jnp
@@ -237,6 +238,17 @@ def test_a_diffusion_runs_through_the_scripts(tmp_path, monkeypatch, capsys, ext
     bits = -result[f"{source}_nats"] / (64 * np.log(2.0))
     np.testing.assert_allclose(result["bits_per_dim"], bits, rtol=1e-6)
     assert sample.main([str(run_dir), "--num-samples", "4"]) == 0
+    # Whatever depends on T says of which.
+    report = (run_dir / "report.html").read_text()
+    assert "infinitely many steps, on validation of T = 5" in report
+    by_ddim = "Draws by DDIM of T = 5 steps with eta = 0: not of the p(x | label)"
+    draws = by_ddim if "eta 0" in extra else "Draws x ~ p(x) of T = 5 steps"
+    assert draws in report
+    capsys.readouterr()
+    assert compare.main([str(run_dir)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "T = 5" in printed
+    assert ("2 steps drawn at a time" in report) == weighted
     if weighted:
         capsys.readouterr()
         assert evaluate.main([str(run_dir)]) == 0
