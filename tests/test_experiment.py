@@ -569,6 +569,12 @@ BAD_INPUT = {
         ["vdm-digits", "--objective.gradient", "least-variance"],
         r"'least-variance' needs diffusion\.schedule polynomial or monotone",
     ),
+    "a plane is no image": (
+        """vdm-digits --data.name two-moons --data.observation density
+        --diffusion.head v --diffusion.degree 0 --diffusion.decoder normal
+        --model.architecture vdm-unet""".split(),  # noqa: SIM905
+        r"needs images \(height, width, channels\); these data are \(2,\)",
+    ),
     "an interior that the bound does not see": (
         ["vdm-digits", "--diffusion.schedule", "monotone"],
         r"objective\.gradient must be 'least-variance' for diffusion\.schedule poly",

@@ -135,10 +135,15 @@ def require_halvings(event_shape: tuple[int, ...], num_halvings: int) -> None:
     Raises:
         UserError: If it is not.
     """
-    divisor = 2**num_halvings
-    if len(event_shape) != 3 or any(side % divisor for side in event_shape[:2]):
+    if len(event_shape) != 3:
         raise UserError(
-            f"model.architecture needs (height, width, channels) with height and width "
-            f"divisible by {divisor}, halved {num_halvings} times; got {event_shape}; "
-            "use fewer model.multipliers, or model.architecture 'mlp'"
+            "model.architecture needs images (height, width, channels); these data "
+            f"are {event_shape}; use model.architecture 'mlp'"
+        )
+    divisor = 2**num_halvings
+    if any(side % divisor for side in event_shape[:2]):
+        raise UserError(
+            f"model.architecture needs height and width divisible by {divisor}, halved "
+            f"{num_halvings} times; got {event_shape}; use fewer model.multipliers, or "
+            "model.architecture 'mlp'"
         )
