@@ -3,14 +3,13 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
 def normals(key: jax.Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Any:
     """Standard normal draws of a key, other ones than ``jax.random.normal``'s."""
     generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    return jnp.asarray(generator.standard_normal(shape), dtype)
+    return _array(generator.standard_normal(shape), dtype)
 
 
 def disturbed(params: Any, scale: float = 0.1, seed: int = 0) -> Any:
@@ -19,6 +18,11 @@ def disturbed(params: Any, scale: float = 0.1, seed: int = 0) -> Any:
 
     def moved(leaf: Any) -> jax.Array:
         noise = scale * generator.standard_normal(leaf.shape)
-        return jnp.asarray(np.asarray(leaf) + noise, leaf.dtype)
+        return _array(np.asarray(leaf) + noise, leaf.dtype)
 
     return jax.tree.map(moved, params)
+
+
+def _array(numbers: np.ndarray, dtype: Any) -> jax.Array:
+    # Rounded and sent as they are: ``jnp.asarray`` would compile a program a shape.
+    return jax.device_put(numbers.astype(jax.dtypes.canonicalize_dtype(dtype)))

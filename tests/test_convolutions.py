@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from draws import normals
+from compilation import whole
+from draws import disturbed, normals
 
 from vgm.models import convolutions
 
@@ -65,7 +66,10 @@ def test_convolutions_have_the_derivatives_of_jax_own(x64, key, size, image, str
     # What stands for the convolution on a CPU and elsewhere is the same function.
     for one in (convolutions._by_products, convolutions._as_transposed):
         chex.assert_trees_all_close(
-            one(x, kernel, strides), usual(x, kernel, strides), rtol=1e-11, atol=1e-12
+            jax.jit(one, static_argnums=2)(x, kernel, strides),
+            jax.jit(usual, static_argnums=2)(x, kernel, strides),
+            rtol=1e-11,
+            atol=1e-12,
         )
 
 
@@ -91,12 +95,13 @@ def test_modules_are_those_of_flax(key, dtype, strides):
     x, _ = inputs(key, 3, (8, 8))
     own = convolutions.Conv(5, (3, 3), strides, dtype)
     theirs = nn.Conv(5, (3, 3), strides, dtype=dtype)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, theirs.init(key, x))
-    chex.assert_trees_all_equal_shapes_and_dtypes(own.init(key, x), params)
-    assert own.apply(params, x).dtype == dtype
+    params = disturbed(jax.jit(theirs.init)(key, x))
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.jit(own.init)(key, x), params)
+    found, expected = (jax.jit(one.apply)(params, x) for one in (own, theirs))
+    assert found.dtype == dtype
     np.testing.assert_allclose(
-        own.apply(params, x).astype(float),
-        theirs.apply(params, x).astype(float),
+        np.asarray(found, float),
+        np.asarray(expected, float),
         rtol=1e-5 if dtype == jnp.float32 else 2e-2,
         atol=1e-5 if dtype == jnp.float32 else 2e-2,
     )
@@ -107,7 +112,7 @@ def test_transposed_modules_are_those_of_flax(x64, key, size):
     x = normals(key, (2, 4, 5, 3))
     own = convolutions.ConvTranspose(5, (size, size), (2, 2))
     theirs = nn.ConvTranspose(5, (size, size), (2, 2), param_dtype=jnp.float64)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, theirs.init(key, x))
+    params = disturbed(jax.jit(theirs.init)(key, x))
 
     def value_and_grads(module):
         def value(params, x):
@@ -120,7 +125,7 @@ def test_transposed_modules_are_those_of_flax(x64, key, size):
     # On a CPU and elsewhere.
     kernel = jnp.swapaxes(params["params"]["kernel"], 2, 3)
     on_cpu, elsewhere = (
-        convolutions._transposed(one, x, kernel, (2, 2))
+        whole(convolutions._transposed)(one, x, kernel, (2, 2))
         for one in (convolutions._by_products, convolutions._native)
     )
     chex.assert_trees_all_close(on_cpu, elsewhere, rtol=1e-10, atol=1e-12)

@@ -1,6 +1,7 @@
 """Networks and heads of diffusions, and a run of one through the scripts."""
 
 import dataclasses
+import functools
 import json
 
 import chex
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import sample
 import train
+from compilation import whole
 from draws import disturbed, normals
 
 from vgm import models
@@ -116,7 +118,7 @@ def test_a_diffusion_starts_at_the_posterior_of_each_coordinate_alone(x64, key):
     model = diffusion()
     params = jax.jit(model.init)(key, x)
     z, gamma = jnp.asarray([0.4, -0.9]), -0.7
-    got = model.chain(params, x[0]).predict(z, jnp.asarray(gamma))
+    got = whole(model.chain(params, x[0]).predict)(z, jnp.asarray(gamma))
     values = np.linspace(-1.0, 1.0, 4)
     counts = (np.asarray(x)[..., None] == np.arange(4)).sum(0) + 1.0
     alpha2 = 1 / (1 + np.exp(gamma))
@@ -185,10 +187,11 @@ def test_one_pixel_is_not_normalised_away(key):
     block = unets.ResidualBlock(32, 0.0, jnp.float32)
     x, y = normals(key, (2, 1, 1, 1, 32))
     embedding = jnp.zeros((1, 8))
-    params = block.init(key, x, embedding, train=False)
+    params = whole(block.init)(key, x, embedding, train=False)
     kernel = params["params"]["Conv_1"]["kernel"]
     params["params"]["Conv_1"]["kernel"] = normals(key, kernel.shape)
-    branches = [block.apply(params, v, embedding, train=False) - v for v in (x, y)]
+    apply = whole(functools.partial(block.apply, train=False))
+    branches = [apply(params, v, embedding) - v for v in (x, y)]
     assert np.abs(branches[0] - branches[1]).max() > 0.1
 
 

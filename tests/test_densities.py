@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation import whole
 from draws import normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,15 +61,19 @@ def test_normal_equals_scipy(shape, data):
     log_std = data.draw(arrays(shape, -5, 5))
     expected = normal_reference(x, mean, log_std)
     with jax.enable_x64(True):
-        actual = normal.log_prob(*map(jnp.asarray, (x, mean, log_std)))
+        actual = compiled_normal(x, mean, log_std)
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
-    single = normal.log_prob(*(jnp.asarray(a, jnp.float32) for a in (x, mean, log_std)))
+    single = compiled_normal(x, mean, log_std)  # rounded to float32
     # Float32 carries 7 digits; the square and exp(-log_std) each lose a few ulps, and
     # sums cancel against the log_std terms.
     np.testing.assert_allclose(single, expected, rtol=2e-6, atol=2e-4)
 
 
 # Compiled whole: operation by operation they would be dozens of programs a shape.
+compiled_normal = jax.jit(normal.log_prob)
+compiled_bernoulli = jax.jit(bernoulli.log_prob)
+compiled_bernoulli_entropy = jax.jit(bernoulli.entropy)
+compiled_categorical_entropy = jax.jit(categorical.entropy)
 compiled_categorical = jax.jit(categorical.log_prob)
 compiled_discretized_normal = jax.jit(
     discretized_normal.log_prob, static_argnames="levels"
@@ -83,8 +88,8 @@ compiled_mixture = jax.jit(
 
 def log_masses(log_prob, levels, *parameters):
     """Of every level at scalar parameters."""
-    x = jnp.arange(levels, dtype=jnp.int32)
-    rows = (jnp.full(levels, value) for value in parameters)
+    x = np.arange(levels)
+    rows = (np.full(levels, value) for value in parameters)
     return jax.jit(jax.vmap(functools.partial(log_prob, levels=levels)))(x, *rows)
 
 
@@ -147,8 +152,8 @@ def test_discretized_normal_gradients_survive_extreme_scales(x, log_std):
     value, grads = jax.value_and_grad(compiled_discretized_normal, (1, 2))(
         jnp.asarray(x), jnp.asarray(0.3), jnp.asarray(log_std), levels=256
     )
-    assert jnp.isfinite(value)
-    assert all(jnp.isfinite(grad) for grad in grads)
+    assert np.isfinite(value)
+    assert all(np.isfinite(grad) for grad in grads)
     if log_std < 0 and x not in (0, 255):
         # Far out log Phi is -((y -+ h - mean) / std)^2 / 2, whichever edge is nearer.
         y = 2 * x / 255 - 1
@@ -234,8 +239,8 @@ def test_discrete_entropies_equal_scipy(shape, data):
     p = 1 / (1 + np.exp(-logits))
     softmax = np.exp(levels - levels.max(-1, keepdims=True))
     with jax.enable_x64(True):
-        binary = bernoulli.entropy(jnp.asarray(logits))
-        many = categorical.entropy(jnp.asarray(levels))
+        binary = compiled_bernoulli_entropy(logits)
+        many = compiled_categorical_entropy(levels)
     np.testing.assert_allclose(binary, stats.bernoulli(p).entropy().sum(), atol=1e-11)
     np.testing.assert_allclose(many, stats.entropy(softmax, axis=-1).sum(), atol=1e-11)
 
@@ -252,10 +257,11 @@ def test_bernoulli_entropy_keeps_its_digits_near_certainty(logit):
 
 @pytest.mark.parametrize("logit", [1e4, -1e4])
 def test_discrete_entropies_vanish_at_extreme_logits(logit):
-    value, grad = jax.value_and_grad(bernoulli.entropy)(jnp.asarray(logit))
+    value, grad = whole(jax.value_and_grad(bernoulli.entropy))(jnp.asarray(logit))
     assert value == 0.0
     assert grad == 0.0
-    value, grad = jax.value_and_grad(categorical.entropy)(jnp.asarray([logit, 0.0]))
+    both = whole(jax.value_and_grad(categorical.entropy))
+    value, grad = both(jnp.asarray([logit, 0.0]))
     assert value == 0.0
     assert (grad == 0.0).all()
 
@@ -267,7 +273,7 @@ def test_bernoulli_equals_the_written_out_mass(shape, data):
     logits = data.draw(arrays(shape, -60, 60))
     expected = bernoulli_reference(x, logits)
     with jax.enable_x64(True):
-        actual = bernoulli.log_prob(jnp.asarray(x), jnp.asarray(logits))
+        actual = compiled_bernoulli(x, logits)
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-14)
 
 
@@ -452,39 +458,38 @@ def test_jit_and_vmap_give_the_plain_numbers(key, strict_dtypes, name):
 
 @pytest.mark.parametrize("extreme", [1e4, -1e4])
 def test_bernoulli_is_finite_at_extreme_logits(extreme):
+    both = jax.jit(jax.value_and_grad(bernoulli.log_prob, 1))
     for x in (0.0, 1.0):
-        value, grad = jax.value_and_grad(bernoulli.log_prob, 1)(
-            jnp.asarray([x]), jnp.asarray([extreme])
-        )
+        value, grad = both(jnp.asarray([x]), jnp.asarray([extreme]))
         agrees = (x == 1.0) == (extreme > 0)
         assert value == (0.0 if agrees else -1e4)
-        assert jnp.isfinite(grad).all()
+        assert np.isfinite(grad).all()
 
 
 @pytest.mark.parametrize("log_scale", [-30.0, 30.0])
 @pytest.mark.parametrize("x", [0, 1, 128, 254, 255])
 def test_discretized_logistic_is_finite_at_extreme_scales(x, log_scale):
-    value, grads = jax.value_and_grad(discretized_logistic.log_prob, (1, 2))(
+    value, grads = whole(jax.value_and_grad(compiled_discretized_logistic, (1, 2)))(
         jnp.asarray(x), jnp.asarray(0.3), jnp.asarray(log_scale), levels=256
     )
-    assert jnp.isfinite(value)
-    assert all(jnp.isfinite(grad) for grad in grads)
+    assert np.isfinite(value)
+    assert all(np.isfinite(grad) for grad in grads)
 
 
 @pytest.mark.parametrize("log_std", [-30.0, 30.0])
 def test_normal_is_finite_at_extreme_scales(log_std):
-    value, grads = jax.value_and_grad(normal.log_prob, (0, 1, 2))(
+    value, grads = whole(jax.value_and_grad(normal.log_prob, (0, 1, 2)))(
         jnp.asarray(1.0), jnp.asarray(1.0 + 1e-7), jnp.asarray(log_std)
     )
-    assert jnp.isfinite(value)
-    assert all(jnp.isfinite(grad) for grad in grads)
+    assert np.isfinite(value)
+    assert all(np.isfinite(grad) for grad in grads)
 
 
 NUM_DRAWS = 20_000
 
 
 def draws_of(sample, key):
-    return np.asarray(jax.vmap(sample)(jax.random.split(key, NUM_DRAWS)))
+    return np.asarray(jax.jit(jax.vmap(sample))(jax.random.split(key, NUM_DRAWS)))
 
 
 def assert_frequencies(draws, log_mass):
@@ -500,30 +505,22 @@ def assert_frequencies(draws, log_mass):
 
 
 def test_samples_have_the_frequencies_of_the_mass(key):
-    levels = jnp.arange(9, dtype=jnp.int32)
     # Wide enough for the open bins at both ends.
-    mean, log_scale, logits = jnp.asarray(0.3), jnp.asarray(-0.6), 1.5 * jnp.sin(levels)
-    logistic = functools.partial(discretized_logistic.log_prob, levels=9)
-    assert_frequencies(
-        draws_of(
-            lambda k: discretized_logistic.sample(k, mean, log_scale, levels=9), key
-        ),
-        [logistic(x, mean, log_scale) for x in levels],
-    )
-    gaussian = functools.partial(discretized_normal.log_prob, levels=9)
-    assert_frequencies(
-        draws_of(
-            lambda k: discretized_normal.sample(k, mean, log_scale, levels=9), key
-        ),
-        [gaussian(x, mean, log_scale) for x in levels],
-    )
+    mean, log_scale = jnp.asarray(0.3), jnp.asarray(-0.6)
+    logits = jnp.asarray(1.5 * np.sin(np.arange(9)), jnp.float32)
+    for density in (discretized_logistic, discretized_normal):
+        sample = functools.partial(density.sample, levels=9)
+        assert_frequencies(
+            draws_of(lambda k, sample=sample: sample(k, mean, log_scale), key),
+            log_masses(density.log_prob, 9, mean, log_scale),
+        )
     assert_frequencies(
         draws_of(lambda k: categorical.sample(k, logits), key),
-        [categorical.log_prob(x, logits) for x in levels],
+        jax.jit(jax.vmap(categorical.log_prob, (0, None)))(np.arange(9), logits),
     )
     assert_frequencies(
         draws_of(lambda k: bernoulli.sample(k, jnp.asarray(0.7)), key),
-        [bernoulli.log_prob(jnp.asarray(x), jnp.asarray(0.7)) for x in (0.0, 1.0)],
+        [compiled_bernoulli(x, jnp.asarray(0.7)) for x in np.float32([0.0, 1.0])],
     )
 
 
@@ -553,24 +550,23 @@ def test_normal_samples_have_their_distribution(key):
 def test_softplus_and_log_sigmoid_keep_their_digits(x64):
     x = np.concatenate([-np.logspace(2.8, -8, 200), np.logspace(-8, 4, 200)])
     expected = np.logaddexp(0.0, x)
-    np.testing.assert_allclose(
-        jax.vmap(numerics.softplus)(jnp.asarray(x)), expected, rtol=1e-14
-    )
-    np.testing.assert_allclose(
-        numerics.log_sigmoid(jnp.asarray(-x)), -expected, rtol=1e-14
-    )
-    slope = jax.vmap(jax.grad(numerics.softplus))(jnp.asarray(x))
+    value, slope = whole(jax.vmap(jax.value_and_grad(numerics.softplus)))(x)
+    np.testing.assert_allclose(value, expected, rtol=1e-14)
+    np.testing.assert_allclose(whole(numerics.log_sigmoid)(-x), -expected, rtol=1e-14)
     np.testing.assert_allclose(slope, special.expit(x), rtol=1e-13)
-    curvature = jax.grad(jax.grad(numerics.softplus))(jnp.asarray(0.3))
+    curvature = whole(jax.grad(jax.grad(numerics.softplus)))(np.float64(0.3))
     p = special.expit(0.3)
     np.testing.assert_allclose(curvature, p * (1 - p), rtol=1e-13)
     ends = numerics.softplus(jnp.asarray([-jnp.inf, jnp.inf]))
     np.testing.assert_array_equal(ends, [0.0, np.inf])
 
 
+LOG_NDTR = jax.jit(jax.value_and_grad(numerics.log_ndtr))
+
+
 @pytest.mark.parametrize("x", [-1e13, -1e4, -50.0, -20.5, -19.5, -5.0, 0.0, 3.0])
 def test_log_ndtr_and_its_derivative_equal_scipy(x):
-    value, slope = jax.value_and_grad(numerics.log_ndtr)(jnp.asarray(x))
+    value, slope = LOG_NDTR(jnp.asarray(x))
     x = np.float64(np.float32(x))
     np.testing.assert_allclose(value, special.log_ndtr(x), rtol=3e-5)
     # The hazard phi / Phi, by the continued fraction in the tail.
@@ -584,9 +580,9 @@ def test_log_ndtr_and_its_derivative_equal_scipy(x):
 
 def test_a_common_offset_of_the_logits_costs_no_digits():
     levels = jnp.full((1, 256), 1e4)
-    value = categorical.log_prob(jnp.zeros(1, jnp.int32), levels)
+    value = compiled_categorical(jnp.zeros(1, jnp.int32), levels)
     np.testing.assert_allclose(value, -np.log(256.0), rtol=1e-6)
-    assert categorical.entropy(jnp.asarray([0.0, -jnp.inf])) == 0.0
+    assert compiled_categorical_entropy(jnp.asarray([0.0, -jnp.inf])) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -603,14 +599,14 @@ def test_discretized_normal_far_off_the_scale(levels, x, mean, log_std):
         0.0 if x == levels - 1 else -0.5 * ((edge - mean) * np.exp(-log_std)) ** 2
     )
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
-    assert all(jnp.isfinite(grad) for grad in grads)
+    assert all(np.isfinite(grad) for grad in grads)
 
 
 def test_categorical_levels_far_apart_in_logits_keep_their_masses():
     """Relative to the largest logit: relative to the least, exp would overflow."""
     logits = jnp.asarray([[1e3, -1e3, 0.0]])
     masses = [
-        float(categorical.log_prob(jnp.asarray([level]), logits)) for level in range(3)
+        float(compiled_categorical(jnp.asarray([level]), logits)) for level in range(3)
     ]
     np.testing.assert_allclose(masses, [0.0, -2e3, -1e3])
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation import whole
 
 from vgm.bounds import diffusion, trajectories
 from vgm.densities import normal
@@ -82,7 +83,7 @@ def expected_step(chain, num_steps, variance=VARIANCE):
 def test_the_bound_of_normal_data_has_its_closed_form(x64, num_steps, value, kind):
     """Oracle I: 1/2 sum expm1(gamma_t - gamma_s) s^2 / (s^2 + exp(gamma_t))."""
     step = expected_step(chain_of(jnp.zeros(1), kind=kind), num_steps)
-    total = jnp.sum(jax.jit(jax.vmap(step))(jnp.arange(1, num_steps + 1)))
+    total = np.sum(jax.jit(jax.vmap(step))(np.arange(1, num_steps + 1)))
     gamma = np.linspace(MIN, MAX, num_steps + 1)
     closed = 0.5 * np.expm1(np.diff(gamma)) * VARIANCE / (VARIANCE + np.exp(gamma[1:]))
     np.testing.assert_allclose(total, closed.sum(), rtol=1e-11)
@@ -142,7 +143,7 @@ def test_the_whole_bound_misses_the_entropy_by_the_ends(x64):
         reconstruction = normal_decoder(x, schedule)(z_0)
         return reconstruction - diffusion.prior_matching(x, jnp.asarray(MAX))
 
-    elbo = expected(outer) - closed
+    elbo = whole(expected)(outer) - closed
     entropy = 0.5 * np.log(2 * np.pi * np.e * VARIANCE)
     alpha2, sigma2 = 1 / (1 + np.exp(MAX)), 1 / (1 + np.exp(-MAX))
     v_1 = alpha2 * VARIANCE + sigma2
@@ -163,19 +164,21 @@ def test_a_term_is_the_divergence_of_the_two_posteriors(
     error = diffusion.noise_error(x, eps, gamma_t, chain)
     z_t = gaussian.diffuse(x, eps, gamma_t)
     x_hat = chain.parameterisation.to_x(z_t, chain.predict(z_t, gamma_t), gamma_t)
-    full = kl_normal(
-        *gaussian.posterior(z_t, x, gamma_t, increment),
-        *gaussian.posterior(z_t, x_hat, gamma_t, increment),
+    posterior = whole(gaussian.posterior)
+    full = whole(kl_normal)(
+        *posterior(z_t, x, gamma_t, increment),
+        *posterior(z_t, x_hat, gamma_t, increment),
     )
-    got = diffusion.denoising_matching(error, increment)
+    got = whole(diffusion.denoising_matching)(error, increment)
     np.testing.assert_allclose(got, full, rtol=1e-8)
-    by_x = jnp.exp(increment - gamma_t) - jnp.exp(-gamma_t)  # SNR_s - SNR_t
-    np.testing.assert_allclose(got, 0.5 * by_x * jnp.sum((x - x_hat) ** 2), rtol=1e-8)
+    by_x = np.exp(increment - gamma_t) - np.exp(-gamma_t)  # SNR_s - SNR_t
+    square = np.sum(np.asarray(x - x_hat) ** 2)
+    np.testing.assert_allclose(got, 0.5 * by_x * square, rtol=1e-8)
 
 
 @pytest.mark.parametrize("num_times", [1, 2, 48, 49, 98, 103, 107])
 def test_low_discrepancy_times_are_even(key, num_times):
-    t = np.sort(times.low_discrepancy_times(key, num_times))
+    t = np.sort(whole(times.low_discrepancy_times)(key, num_times))
     assert t.shape == (num_times,)
     assert (t >= 0).all()
     assert (t < 1).all()
@@ -284,12 +287,12 @@ def test_one_sampled_step_stands_for_all():
     assert close(draws(one, 40_000), draws(all_steps, 40_000))
     # A time that rounds to 1 belongs to the last step.
     key = jax.random.key(1)
-    last, rounded = (
-        diffusion.sampled_terms(
-            key, x, jnp.asarray([t]), chain, num_steps=num_steps, chunk_size=1
+    at = jax.jit(
+        lambda t: diffusion.sampled_terms(
+            key, x, t, chain, num_steps=num_steps, chunk_size=1
         )
-        for t in (0.99, 1.0)
     )
+    last, rounded = (at(jnp.asarray([t])) for t in (0.99, 1.0))
     np.testing.assert_array_equal(last.elbo, rounded.elbo)
 
 
@@ -541,9 +544,9 @@ def test_drawn_times_take_the_memory_of_a_chunk(key):
 def test_half_precision_of_data_leaves_gamma_its_digits(key):
     x = jnp.asarray([0.7, -1.2], jnp.bfloat16)
     chain = chain_of(x, schedule=schedules.linear(-13.3, 5.0))
-    terms = diffusion.discrete_terms(key, x, chain, num_steps=3, chunk_size=3)
+    terms = whole(diffusion.discrete_terms)(key, x, chain, num_steps=3, chunk_size=3)
     assert terms.denoising_matching.dtype == jnp.float32
-    again = trajectories.log_weight(key, x, chain, num_steps=3)
+    again = whole(trajectories.log_weight)(key, x, chain, num_steps=3)
     assert again.dtype == jnp.float32
 
 
@@ -552,24 +555,24 @@ def test_each_drawn_time_has_its_share(x64, key):
     x = jnp.asarray([0.7, -1.2])
     schedule = schedules.cosine(MIN, MAX)
     chain = chain_of(x, schedule=schedule, kind="x", predict=lambda z, gamma: 0.0 * z)
-    t = (jnp.arange(6) + 0.5) / 6
+    t = (np.arange(6) + 0.5) / 6
     sampled, together = (
-        diffusion.sampled_terms(key, x, t, chain, num_steps=6, chunk_size=size)
+        whole(diffusion.sampled_terms)(key, x, t, chain, num_steps=6, chunk_size=size)
         for size in (4, 6)  # four and two at once, or all
     )
     chex.assert_trees_all_close(sampled, together, rtol=1e-12)
-    whole = diffusion.discrete_terms(key, x, chain, num_steps=6, chunk_size=3)
-    gamma = jax.vmap(schedule.gamma)(jnp.arange(7) / 6)
-    by_hand = 0.5 * (jnp.exp(-gamma[:-1]) - jnp.exp(-gamma[1:])) * jnp.sum(x**2)
+    every = whole(diffusion.discrete_terms)(key, x, chain, num_steps=6, chunk_size=3)
+    gamma_at = whole(jax.vmap(schedule.gamma))
+    snr, square = np.exp(-gamma_at(np.arange(7) / 6)), np.sum(np.asarray(x) ** 2)
+    by_hand = -0.5 * np.diff(snr) * square
     np.testing.assert_allclose(sampled.denoising_matching, by_hand, rtol=1e-10)
-    np.testing.assert_allclose(whole.denoising_matching, by_hand, rtol=1e-10)
+    np.testing.assert_allclose(every.denoising_matching, by_hand, rtol=1e-10)
     # Continuous time: 1/2 gamma' SNR |x|^2, a sixth of it for each of six times.
-    rates = diffusion.continuous_terms(key, x, t, chain).denoising_matching
-    slope, snr = jax.vmap(schedule.derivative)(t), jnp.exp(-jax.vmap(schedule.gamma)(t))
-    by_hand = 0.5 * slope * snr * jnp.sum(x**2) / 6
-    np.testing.assert_allclose(rates, by_hand, rtol=1e-10)
+    rates = whole(diffusion.continuous_terms)(key, x, t, chain).denoising_matching
+    slope, snr = whole(jax.vmap(schedule.derivative))(t), np.exp(-gamma_at(t))
+    np.testing.assert_allclose(rates, 0.5 * slope * snr * square / 6, rtol=1e-10)
     # The top latent is that of t = 1.
     alpha, sigma = gaussian.alpha_sigma(jnp.asarray(MAX))
-    top = kl_standard_normal(alpha * x, jnp.log(sigma) + 0.0 * x)
-    for terms in (sampled, whole):
+    top = whole(kl_standard_normal)(alpha * x, jnp.log(sigma) + 0.0 * x)
+    for terms in (sampled, every):
         np.testing.assert_allclose(terms.prior_matching, top, rtol=1e-10)

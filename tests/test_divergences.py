@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation import whole
 from draws import normals
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from scipy import integrate, special, stats
 from vgm import divergences, numerics
 from vgm.densities import normal
 
+KL_STANDARD = jax.jit(divergences.kl_standard_normal)
 PAIRS = [
     ((0.0, 0.0), (0.0, 0.0)),
     ((1.0, -0.5), (-0.3, 0.4)),
@@ -31,28 +33,24 @@ def test_kl_normal_equals_quadrature(x64, q, p):
         points=[q[0]],
         limit=200,
     )
-    actual = divergences.kl_normal(*map(jnp.asarray, (*q, *p)))
+    actual = jax.jit(divergences.kl_normal)(*q, *p)
     np.testing.assert_allclose(actual, expected, atol=1e-8)
 
 
 def test_kl_standard_normal_is_kl_normal_to_the_origin(x64, key):
     mean, log_std = normals(key, (2, 5))
-    zeros = jnp.zeros(5)
-    np.testing.assert_allclose(
-        divergences.kl_standard_normal(mean, log_std),
-        divergences.kl_normal(mean, log_std, zeros, zeros),
-        rtol=1e-14,
-    )
+    expected = whole(divergences.kl_normal)(mean, log_std, *np.zeros((2, 5)))
+    np.testing.assert_allclose(KL_STANDARD(mean, log_std), expected, rtol=1e-14)
 
 
 def test_kl_multivariate_normal_equals_the_textbook_formula(x64, key):
     a, b, m, n = (
-        normals(k, s)
+        np.asarray(normals(k, s))
         for k, s in zip(
             jax.random.split(key, 4), [(4, 4), (4, 4), (4,), (4,)], strict=True
         )
     )
-    q_cov, p_cov = a @ a.T + jnp.eye(4), b @ b.T + jnp.eye(4)
+    q_cov, p_cov = a @ a.T + np.eye(4), b @ b.T + np.eye(4)
     inverse = np.linalg.inv(p_cov)
     expected = 0.5 * (
         np.trace(inverse @ q_cov)
@@ -61,28 +59,27 @@ def test_kl_multivariate_normal_equals_the_textbook_formula(x64, key):
         + np.linalg.slogdet(p_cov)[1]
         - np.linalg.slogdet(q_cov)[1]
     )
-    actual = divergences.kl_multivariate_normal(
-        m, jnp.linalg.cholesky(q_cov), n, jnp.linalg.cholesky(p_cov)
+    actual = whole(divergences.kl_multivariate_normal)(
+        m, np.linalg.cholesky(q_cov), n, np.linalg.cholesky(p_cov)
     )
     np.testing.assert_allclose(actual, expected, rtol=1e-11)
 
 
 def test_kl_multivariate_normal_of_diagonals_is_kl_normal(x64, key):
-    m, r, n, s = normals(key, (4, 3))
-    np.testing.assert_allclose(
-        divergences.kl_multivariate_normal(
-            m, jnp.diag(jnp.exp(r)), n, jnp.diag(jnp.exp(s))
-        ),
-        divergences.kl_normal(m, r, n, s),
-        rtol=1e-12,
+    m, r, n, s = np.asarray(normals(key, (4, 3)))
+    actual = whole(divergences.kl_multivariate_normal)(
+        m, np.diag(np.exp(r)), n, np.diag(np.exp(s))
     )
+    expected = whole(divergences.kl_normal)(m, r, n, s)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
 def test_kl_of_a_law_to_itself_is_exactly_zero(key):
     mean, log_std = normals(key, (2, 7))
-    assert divergences.kl_normal(mean, log_std, mean, log_std) == 0.0
-    cholesky = jnp.tril(normals(key, (3, 3)), -1) + 2.0 * jnp.eye(3)
-    value = divergences.kl_multivariate_normal(mean[:3], cholesky, mean[:3], cholesky)
+    assert whole(divergences.kl_normal)(mean, log_std, mean, log_std) == 0.0
+    mean, cholesky = np.zeros(3, np.float32), 2.0 * np.eye(3, dtype=np.float32)
+    cholesky += np.tril(normals(key, (3, 3)), -1)
+    value = whole(divergences.kl_multivariate_normal)(mean, cholesky, mean, cholesky)
     # The triangular solve of a matrix by itself leaves one rounding an entry.
     assert 0.0 <= value < 1e-12
 
@@ -94,10 +91,11 @@ def test_kl_keeps_its_digits_near_equality_in_float32(delta):
         (2 * np.float64(np.float32(delta))) ** n / np.prod(np.arange(1.0, n + 1))
         for n in range(2, 20)
     )
-    actual = divergences.kl_standard_normal(jnp.zeros(1), jnp.asarray([delta]))
-    np.testing.assert_allclose(actual, expected, rtol=5e-7)
+    at = jnp.zeros(1), jnp.asarray([delta])
+    np.testing.assert_allclose(KL_STANDARD(*at), expected, rtol=5e-7)
 
 
+@whole
 def expm1_minus(x):
     """exp(x) - 1 - x, each by itself."""
     zero = jnp.zeros((), x.dtype)
@@ -124,19 +122,16 @@ def test_closed_forms_are_never_negative_in_float32(key):
 
 @pytest.mark.parametrize("log_std", [-30.0, 30.0])
 def test_kl_is_finite_at_extreme_scales(log_std):
-    value, grads = jax.value_and_grad(divergences.kl_standard_normal, (0, 1))(
-        jnp.asarray([1.0]), jnp.asarray([log_std])
-    )
-    assert jnp.isfinite(value)
-    assert all(jnp.isfinite(grad).all() for grad in grads)
+    both = whole(jax.value_and_grad(divergences.kl_standard_normal, (0, 1)))
+    value, grads = both(jnp.asarray([1.0]), jnp.asarray([log_std]))
+    assert np.isfinite(value)
+    assert all(np.isfinite(grad).all() for grad in grads)
 
 
 def test_gradients_equal_finite_differences(x64, key):
     arguments = tuple(normals(key, (4, 3)))
 
-    def kl(*values):  # finite differences step in NumPy
-        return divergences.kl_normal(*map(jnp.asarray, values))
-
+    kl = whole(divergences.kl_normal)
     check_grads(kl, arguments, order=2, modes=["rev"], rtol=1e-5)
 
 
@@ -197,30 +192,31 @@ def test_kl_categorical_is_exact_in_float32_when_q_is_near_p(key, distance):
         d = np.asarray(p, np.float64) - np.asarray(q, np.float64)
         weight = special.softmax(np.asarray(q, np.float64))
         cumulant = np.log(weight @ np.exp(d - weight @ d))
-    np.testing.assert_allclose(
-        divergences.kl_categorical(q, p), cumulant, rtol=3e-6 + 1e-16 / distance**2
-    )
-    assert divergences.kl_categorical(q, q) == 0.0
-    assert divergences.kl_categorical(q, q + 7.0) < 1e-12
+    kl = jax.jit(divergences.kl_categorical)
+    np.testing.assert_allclose(kl(q, p), cumulant, rtol=3e-6 + 1e-16 / distance**2)
+    assert kl(q, q) == 0.0
+    assert kl(q, q + 7.0) < 1e-12
 
 
 def test_kl_bernoulli_equals_the_written_out_sum(x64, key):
     q, p = 3.0 * normals(key, (2, 5))
     a, b = special.expit(np.asarray(q)), special.expit(np.asarray(p))
     expected = (a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))).sum()
-    np.testing.assert_allclose(divergences.kl_bernoulli(q, p), expected, rtol=1e-12)
+    actual = whole(divergences.kl_bernoulli)(q, p)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("function", ["kl_categorical", "kl_bernoulli"])
 def test_discrete_divergences_at_extreme_logits(function):
     q, p = jnp.asarray([1e4, -1e4]), jnp.asarray([-1e4, 1e4])
-    value, grads = jax.value_and_grad(getattr(divergences, function), (0, 1))(q, p)
+    kl = getattr(divergences, function)
+    value, grads = whole(jax.value_and_grad(kl, (0, 1)))(q, p)
     # All mass on one level that the other gives e^-20000, or e^-10000 twice.
     assert value == 2e4
-    assert all(jnp.isfinite(grad).all() for grad in grads)
-    sure = {"kl_categorical": jnp.log(3.0), "kl_bernoulli": 2 * jnp.log(2.0)}
-    logits = jnp.asarray([1e4, -1e4, -1e4])[: 3 if "cat" in function else 2]
-    flat = getattr(divergences, function)(logits, jnp.zeros_like(logits))
+    assert all(np.isfinite(grad).all() for grad in grads)
+    sure = {"kl_categorical": np.log(3.0), "kl_bernoulli": 2 * np.log(2.0)}
+    logits = jnp.asarray([1e4, -1e4, -1e4][: 3 if "cat" in function else 2])
+    flat = whole(kl)(logits, np.zeros_like(logits))
     np.testing.assert_allclose(flat, sure[function], rtol=1e-6)
 
 
@@ -252,7 +248,7 @@ def test_discrete_divergences_under_jit_and_vmap(key):
 def test_levels_without_mass():
     """0 log 0 is 0; mass where p has none is an infinite divergence."""
     one, two = jnp.asarray([0.0, -jnp.inf]), jnp.zeros(2)
-    kl = divergences.kl_categorical
+    kl = jax.jit(divergences.kl_categorical)
     np.testing.assert_allclose(kl(one, two), np.log(2.0), rtol=1e-6)
     assert kl(one, one) == 0.0
     assert kl(two, one) == jnp.inf
@@ -287,9 +283,8 @@ def test_sum_half_expm1_minus_adds_all_up(size, x64, key):
     """By quarters, by halves or all at once, as the size allows."""
     x, plus = normals(key, (2, size))
     expected = 0.5 * np.sum(np.expm1(x) - x) + np.sum(plus)
-    np.testing.assert_allclose(
-        numerics.sum_half_expm1_minus(x, plus), expected, rtol=1e-13, atol=1e-300
-    )
+    actual = whole(numerics.sum_half_expm1_minus)(x, plus)
+    np.testing.assert_allclose(actual, expected, rtol=1e-13, atol=1e-300)
 
 
 @pytest.mark.parametrize("x64_on", [False, True])
@@ -326,10 +321,10 @@ def test_normal_divergences_in_half_precision(dtype, size, key):
         function = jax.jit(function)
         value = function(*arguments)
         assert value.dtype == dtype
-        exact = function(*(part.astype(jnp.float32) for part in arguments))
+        exact = function(*(np.asarray(part, np.float32) for part in arguments))
         few = 8 * float(jnp.finfo(dtype).eps)
         np.testing.assert_allclose(float(value), exact, rtol=few)
-        gradient = jax.grad(function, 1)(*arguments)
+        gradient = jax.jit(jax.grad(function, 1))(*arguments)
         assert gradient.dtype == dtype
 
 
@@ -350,24 +345,22 @@ def test_full_kl_keeps_its_digits_near_equality_in_float32(delta, key):
     logs = sum((-rise) ** n / n for n in range(2, 9)).sum()
     expected = 0.5 * (np.tril(a, -1) ** 2).sum() + 0.5 * (rise**2).sum() + logs
     mean, p, q = jnp.zeros(4), jnp.asarray(p), jnp.asarray(q)
-    actual = divergences.kl_multivariate_normal(mean, q, mean, p)
+    kl = jax.jit(divergences.kl_multivariate_normal)
     # A hundred roundings: products and sums of a solve of four rows.
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
-    assert divergences.kl_multivariate_normal(mean, p, mean, p) == 0.0
+    np.testing.assert_allclose(kl(mean, q, mean, p), expected, rtol=1e-5)
+    assert kl(mean, p, mean, p) == 0.0
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1e-3, 0.4, 0.6, 1.4, 1.6, 1e3])
 def test_full_kl_of_scales_far_apart_in_float32(scale):
-    mean, eye = jnp.zeros(2), jnp.eye(2)
-    actual = divergences.kl_multivariate_normal(mean, scale * eye, mean, eye)
-    expected = divergences.kl_standard_normal(mean, jnp.full(2, np.log(scale)))
-    np.testing.assert_allclose(actual, expected, rtol=1e-6)
-    slope = jax.grad(divergences.kl_multivariate_normal, 1)(
-        mean, scale * eye, mean, eye
-    )
+    mean, eye = np.zeros(2, np.float32), np.eye(2, dtype=np.float32)
     scale = np.float32(scale)
+    kl = jax.value_and_grad(divergences.kl_multivariate_normal, 1)
+    actual, slope = whole(kl)(mean, scale * eye, mean, eye)
+    expected = KL_STANDARD(mean, np.full(2, np.log(scale)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
     np.testing.assert_allclose(
-        jnp.diagonal(slope), np.full(2, scale - 1.0 / scale), rtol=1e-5
+        np.diagonal(slope), np.full(2, scale - 1.0 / scale), rtol=1e-5
     )
 
 
@@ -376,7 +369,7 @@ def test_log1mexp_to_the_last_digits(x64_on):
     """Small and large arguments, by long double."""
     with jax.enable_x64(x64_on):
         x = jnp.asarray([1e-6, 1e-3, 0.1, 0.69, 0.70, 1.0, 5.0, 10.0, 16.0, 30.0, 80.0])
-        value, slope = jax.vmap(jax.value_and_grad(numerics.log1mexp))(x)
+        value, slope = whole(jax.vmap(jax.value_and_grad(numerics.log1mexp)))(x)
         few = 8 * float(jnp.finfo(x.dtype).eps)  # of XLA's own log1p and expm1
         assert numerics.log1mexp(jnp.zeros(())) == -jnp.inf
         assert numerics.log1mexp(jnp.asarray(1e4)) == 0.0

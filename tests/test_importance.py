@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation import whole
 from draws import normals
 from jax.test_util import check_grads
 from scipy import stats
@@ -13,10 +14,7 @@ from vgm.bounds import annealed, importance, pareto, sandwich
 from vgm.densities import multivariate_normal, normal
 from vgm.oracles import linear_gaussian, quadrature
 
-# Compiled whole: operation by operation they would be some forty programs a shape.
-pareto_fit = jax.jit(pareto.fit)
-pareto_smooth = jax.jit(pareto.smooth)
-pareto_tail_index = jax.jit(pareto.tail_index)
+importance, pareto, sandwich = map(whole, (importance, pareto, sandwich))
 
 
 def test_naive_evidence_is_the_mean_likelihood(x64, key):
@@ -69,13 +67,14 @@ def test_renyi_keeps_its_digits_next_to_alpha_one(key):
 def test_renyi_never_rises_with_alpha_and_holds_the_known_bounds(x64, key):
     log_w = 2.0 * normals(key, (50,)) - 100.0
     values = jax.vmap(lambda a: importance.renyi(log_w, a))(jnp.linspace(-5, 5, 201))
-    assert (jnp.diff(values) <= 0.0).all()
+    assert (np.diff(values) <= 0.0).all()
     iwae = importance.iwae(log_w)
     chex.assert_trees_all_close(
         importance.renyi(log_w, jnp.zeros(())), iwae, rtol=1e-13
     )
-    assert importance.renyi(log_w, jnp.asarray(-500.0)) > jnp.max(log_w) - 0.1
-    assert importance.renyi(log_w, jnp.asarray(500.0)) < jnp.min(log_w) + 0.1
+    low, high = np.min(log_w), np.max(log_w)
+    assert importance.renyi(log_w, jnp.asarray(-500.0)) > high - 0.1
+    assert importance.renyi(log_w, jnp.asarray(500.0)) < low + 0.1
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.0, 1.0 + 1e-9, 2.0])
@@ -124,7 +123,7 @@ def test_renyi_of_normals_is_the_gaussian_integral(x64, key):
 @pytest.mark.parametrize("index", [-0.3, 0.0, 0.4, 0.9])
 def test_pareto_fit_finds_a_generalised_pareto_law(x64, index):
     draws = stats.genpareto(index, scale=2.0).rvs(2000, random_state=1)
-    tail = pareto_fit(jnp.sort(jnp.asarray(draws)))
+    tail = pareto.fit(jnp.sort(jnp.asarray(draws)))
     # The estimate's standard error is about (1 + k) / sqrt(n) (Smith 1987).
     assert abs(tail.shape - index) < 3 * (1 + index) / np.sqrt(2000)
     assert abs(tail.scale / 2.0 - 1.0) < 0.15
@@ -148,7 +147,7 @@ def test_pareto_index_of_two_normals_is_one_less_the_squared_ratio(x64, key, std
 
 def test_pareto_smoothing_keeps_the_bulk_and_tames_the_tail(x64, key):
     log_w = 1.5 * stats.norm.rvs(size=1000, random_state=3)
-    smoothed = pareto_smooth(jnp.asarray(log_w))
+    smoothed = pareto.smooth(jnp.asarray(log_w))
     num_tail = pareto.tail_size(1000)
     order = np.argsort(log_w)
     np.testing.assert_array_equal(smoothed[order[:-num_tail]], log_w[order[:-num_tail]])
@@ -157,15 +156,15 @@ def test_pareto_smoothing_keeps_the_bulk_and_tames_the_tail(x64, key):
     # Quantiles of the fitted law: the tail's mean weight hardly moves.
     tail, before = (np.exp(np.asarray(w)[order[-num_tail:]]) for w in (smoothed, log_w))
     np.testing.assert_allclose(tail.mean(), before.mean(), rtol=0.1)
-    shifted = pareto_smooth(jnp.asarray(log_w) - 700.0)
+    shifted = pareto.smooth(jnp.asarray(log_w) - 700.0)
     np.testing.assert_allclose(shifted, smoothed - 700.0, rtol=1e-9)
 
 
 @pytest.mark.slow
 def test_constant_weights_have_no_tail():
     log_w = jnp.full(100, -7.0)
-    assert pareto_tail_index(log_w) == -jnp.inf
-    np.testing.assert_array_equal(pareto_smooth(log_w), log_w)
+    assert pareto.tail_index(log_w) == -jnp.inf
+    np.testing.assert_array_equal(pareto.smooth(log_w), log_w)
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +273,7 @@ def test_hmc_mixes_where_a_fixed_trajectory_is_half_a_period(x64, key):
 
 
 def test_hmc_refuses_a_trajectory_that_leaves_the_numbers(key):
-    z, acceptance = annealed.hmc(
+    z, acceptance = whole(annealed.hmc)(
         key,
         jnp.ones(2),
         lambda z: -jnp.sum(z**4),
@@ -371,28 +370,26 @@ def test_interval_ends_are_normal_quantiles_of_the_mean(x64, key):
 )
 def test_ties_are_no_heavy_tail(counts, ess):
     """Weights of a discrete latent: 1 and 2, many times each."""
-    log_w = jnp.log(jnp.repeat(jnp.asarray([1.0, 2.0]), jnp.asarray(counts)))
-    index = pareto_tail_index(log_w)
-    assert not jnp.isnan(index)
+    log_w = jnp.asarray(np.log(np.repeat([1.0, 2.0], counts)), jnp.float32)
+    index = pareto.tail_index(log_w)
+    assert not np.isnan(index)
     assert index < 0.5
     np.testing.assert_allclose(importance.effective_sample_size(log_w), ess, rtol=0.02)
 
 
 def test_a_quartile_at_a_third_of_the_largest_is_no_division_by_zero(x64):
     """The grid of 34 points for 20 exceedances then holds theta = 0 exactly."""
-    log_w = jnp.log(
-        jnp.repeat(jnp.asarray([0.25, 0.5, 1.0]), jnp.asarray([80, 10, 10]))
-    )
-    assert jnp.isfinite(pareto_tail_index(log_w))
+    log_w = jnp.asarray(np.log(np.repeat([0.25, 0.5, 1.0], [80, 10, 10])))
+    assert np.isfinite(pareto.tail_index(log_w))
 
 
 def test_unusable_weights_have_no_index():
     log_w = jnp.zeros(100)
-    assert jnp.isnan(pareto_tail_index(log_w.at[3].set(jnp.nan)))
-    assert jnp.isnan(pareto_tail_index(jnp.full(100, -jnp.inf)))
+    assert np.isnan(pareto.tail_index(log_w.at[3].set(jnp.nan)))
+    assert np.isnan(pareto.tail_index(jnp.full(100, -jnp.inf)))
     # A constant but for rounding is a constant.
     noise = 1e-7 * (jnp.arange(100) % 7)
-    assert pareto_tail_index(-1000.0 * (1.0 + noise)) == -jnp.inf
+    assert pareto.tail_index(-1000.0 * (1.0 + noise)) == -jnp.inf
 
 
 def test_crossed_ends_are_no_success():
@@ -404,12 +401,13 @@ def test_crossed_ends_are_no_success():
 @pytest.mark.parametrize("alpha", [0.999, 1.0, 1.001])
 def test_renyi_derivative_in_alpha_is_minus_half_the_variance(x64, alpha):
     log_w = jnp.asarray([0.0, -1.0, -3.0])
-    slope = jax.grad(lambda a: importance.renyi(log_w, a))(jnp.asarray(alpha))
+    slope = whole(jax.grad(lambda a: importance.renyi(log_w, a)))(jnp.asarray(alpha))
     np.testing.assert_allclose(slope, -0.5 * np.var(log_w), atol=2e-3)
 
 
 def test_no_weight_at_all_gives_no_gradient():
-    value, gradient = jax.value_and_grad(importance.iwae)(jnp.full(3, -jnp.inf))
+    both = whole(jax.value_and_grad(importance.iwae))
+    value, gradient = both(jnp.full(3, -jnp.inf))
     assert value == -jnp.inf
     np.testing.assert_array_equal(gradient, jnp.zeros(3))
 
@@ -433,7 +431,7 @@ def zhang_stephens(y):
 def test_pareto_fit_equals_the_paper_written_out(x64, size):
     y = np.sort(stats.genpareto(0.4, scale=1.5).rvs(size, random_state=size))
     shape, scale = zhang_stephens(y)
-    tail = pareto_fit(jnp.asarray(y))
+    tail = pareto.fit(jnp.asarray(y))
     np.testing.assert_allclose(tail.shape, shape, rtol=1e-10)
     np.testing.assert_allclose(tail.scale, scale, rtol=1e-10)
 
@@ -452,7 +450,7 @@ def test_pareto_smoothing_puts_quantiles_in_the_place_of_the_tail(x64):
     levels = (np.arange(size) + 0.5) / size
     law = stats.genpareto(shape, loc=threshold, scale=scale)
     expected = np.minimum(np.log(law.ppf(levels)), 0.0) + log_w.max()
-    smoothed = np.asarray(pareto_smooth(jnp.asarray(log_w)))
+    smoothed = np.asarray(pareto.smooth(jnp.asarray(log_w)))
     np.testing.assert_allclose(smoothed[order[-size:]], expected, rtol=1e-9)
 
 
@@ -479,12 +477,12 @@ def test_pareto_smoothing_leaves_ties_with_the_threshold(x64, weights):
     threshold = ordered[-num_tail - 1]
     above = ordered > threshold
     # Held against Zhang & Stephens elsewhere; its grid is as fine as for no ties.
-    shape, scale = pareto_fit(jnp.asarray(ordered[-num_tail:] - threshold))
+    shape, scale = pareto.fit(jnp.asarray(ordered[-num_tail:] - threshold))
     levels = (np.arange(above.sum()) + 0.5) / above.sum()
     law = stats.genpareto(shape, loc=threshold, scale=scale)
     expected = ordered.copy()
     expected[above] = np.minimum(law.ppf(levels), 1.0)
-    smoothed = np.sort(pareto_smooth(jnp.log(jnp.asarray(weights))))
+    smoothed = np.sort(pareto.smooth(jnp.log(jnp.asarray(weights))))
     np.testing.assert_allclose(
         smoothed, np.log(expected * weights.max()), rtol=1e-9, atol=1e-12
     )
@@ -492,7 +490,7 @@ def test_pareto_smoothing_leaves_ties_with_the_threshold(x64, weights):
 
 def test_too_few_weights_have_no_tail():
     with pytest.raises(ValueError, match="at least 25"):
-        pareto_tail_index(jnp.zeros(24))
+        pareto.tail_index(jnp.zeros(24))
 
 
 def test_ends_that_cross_by_little_have_crossed():

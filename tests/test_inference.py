@@ -5,19 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation import whole
 from draws import normals
 from scipy import special, stats
 
 from vgm.inference import em, gaussian_mixture, probabilistic_pca
 from vgm.oracles import linear_gaussian
 
-# Compiled whole: operation by operation they would be dozens of programs a shape.
-mixture_start = jax.jit(gaussian_mixture.init, static_argnames="num_components")
-pca_log_evidence = jax.jit(probabilistic_pca.mean_log_evidence)
-pca_maximum = jax.jit(
-    probabilistic_pca.maximum_likelihood, static_argnames="latent_dim"
+gaussian_mixture, linear_gaussian, probabilistic_pca = map(
+    whole, (gaussian_mixture, linear_gaussian, probabilistic_pca)
 )
-pca_moments = jax.jit(probabilistic_pca.moments, static_argnames="chunk_size")
 
 
 @pytest.fixture
@@ -34,7 +31,7 @@ def clusters(key):
 
 
 def mixture_fit(x, key, *, chunk_size=64, **settings):
-    start = mixture_start(key, x, num_components=3)
+    start = gaussian_mixture.init(key, x, num_components=3)
     return start, em.fit(
         lambda params: gaussian_mixture.e_step(params, x, chunk_size=chunk_size),
         gaussian_mixture.m_step,
@@ -83,7 +80,7 @@ def test_mixture_evidence_never_falls(x64, clusters, key):
     assert fit.converged
     assert rises(fit) > -1e-12
     # After its E-step the bound is the evidence.
-    evidence = jax.vmap(lambda x: gaussian_mixture.log_prob(fit.params, x))(clusters)
+    evidence = jax.vmap(gaussian_mixture.log_prob, (None, 0))(fit.params, clusters)
     np.testing.assert_allclose(
         evidence.mean(), fit.bounds[fit.num_steps - 1], atol=1e-8
     )
@@ -92,7 +89,7 @@ def test_mixture_evidence_never_falls(x64, clusters, key):
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 500, 10_000])
 def test_chunks_do_not_change_the_statistics(x64, clusters, key, chunk_size):
-    start = mixture_start(key, clusters, num_components=3)
+    start = gaussian_mixture.init(key, clusters, num_components=3)
     expected = gaussian_mixture.e_step(start, clusters, chunk_size=100)
     actual = gaussian_mixture.e_step(start, clusters, chunk_size=chunk_size)
     chex.assert_trees_all_close(actual, expected, rtol=1e-10)
@@ -139,11 +136,11 @@ def test_a_component_without_examples_stays_where_it_is(x64, clusters):
     np.testing.assert_array_equal(after.mean[1], far.mean[1])
     np.testing.assert_array_equal(after.cholesky[1], far.cholesky[1])
     _, bound = gaussian_mixture.e_step(after, clusters)
-    assert jnp.isfinite(bound)
+    assert np.isfinite(bound)
 
 
 def test_a_ridge_is_added_to_every_variance(x64, clusters, key):
-    start = mixture_start(key, clusters, num_components=2)
+    start = gaussian_mixture.init(key, clusters, num_components=2)
     statistics, _ = gaussian_mixture.e_step(start, clusters)
     plain = gaussian_mixture.m_step(statistics)
     ridged = gaussian_mixture.m_step(statistics, ridge=0.3)
@@ -160,7 +157,7 @@ def pca(x64, key):
     start = linear_gaussian.LinearGaussian(
         normals(keys[3], (6, 2)), jnp.zeros(6), jnp.zeros(())
     )
-    data = pca_moments(x, chunk_size=64)
+    data = probabilistic_pca.moments(x, chunk_size=64)
     return x, data, start._replace(bias=data.mean)
 
 
@@ -172,21 +169,25 @@ def test_pca_moments_are_those_of_numpy(pca):
 
 def test_pca_mean_evidence_is_the_mean_of_the_evidences(pca):
     x, data, start = pca
-    each = jax.vmap(lambda x: linear_gaussian.log_evidence(start, x))(x)
-    np.testing.assert_allclose(pca_log_evidence(start, data), each.mean(), rtol=1e-12)
+    each = jax.vmap(linear_gaussian.log_evidence, (None, 0))(start, x)
+    np.testing.assert_allclose(
+        probabilistic_pca.mean_log_evidence(start, data), each.mean(), rtol=1e-12
+    )
 
 
 def test_pca_maximum_has_the_closed_form_of_tipping_and_bishop(pca):
     _, data, _ = pca
-    model = pca_maximum(data, latent_dim=2)
+    model = probabilistic_pca.maximum_likelihood(data, latent_dim=2)
     values = np.sort(np.linalg.eigvalsh(data.scatter))[::-1]
     noise = values[2:].mean()
     expected = -0.5 * (
         6 * np.log(2 * np.pi) + np.log(values[:2]).sum() + 4 * np.log(noise) + 6
     )
     np.testing.assert_allclose(np.exp(2 * model.log_std), noise, rtol=1e-12)
-    np.testing.assert_allclose(pca_log_evidence(model, data), expected, rtol=1e-12)
-    gradient = jax.grad(lambda m: pca_log_evidence(m, data))(model)
+    np.testing.assert_allclose(
+        probabilistic_pca.mean_log_evidence(model, data), expected, rtol=1e-12
+    )
+    gradient = whole(jax.grad(probabilistic_pca.mean_log_evidence))(model, data)
     chex.assert_trees_all_close(
         gradient, jax.tree.map(jnp.zeros_like, gradient), atol=1e-11
     )
@@ -202,10 +203,10 @@ def test_pca_em_climbs_to_the_maximum(pca):
         max_steps=3000,
     )
     assert rises(fit) > -1e-12
-    best = pca_maximum(data, latent_dim=2)
+    best = probabilistic_pca.maximum_likelihood(data, latent_dim=2)
     np.testing.assert_allclose(
-        pca_log_evidence(fit.params, data),
-        pca_log_evidence(best, data),
+        probabilistic_pca.mean_log_evidence(fit.params, data),
+        probabilistic_pca.mean_log_evidence(best, data),
         atol=1e-10,
     )
 
@@ -213,13 +214,14 @@ def test_pca_em_climbs_to_the_maximum(pca):
 def test_variational_em_never_falls_and_its_bound_is_the_elbo(pca):
     x, data, start = pca
     statistics, bound = probabilistic_pca.mean_field_e_step(start, data)
-    each = jax.vmap(
+    one = jax.vmap(
         lambda x: linear_gaussian.elbo(
             start, x, linear_gaussian.mean_field_posterior(start, x)
         )
-    )(x)
+    )
+    each = whole(one)(x)
     np.testing.assert_allclose(bound, each.mean(), rtol=1e-12)
-    assert bound < pca_log_evidence(start, data) - 1e-3
+    assert bound < probabilistic_pca.mean_log_evidence(start, data) - 1e-3
     fit = em.fit(
         lambda params: probabilistic_pca.mean_field_e_step(params, data),
         probabilistic_pca.m_step,
@@ -228,7 +230,7 @@ def test_variational_em_never_falls_and_its_bound_is_the_elbo(pca):
         max_steps=500,
     )
     assert rises(fit) > -1e-12
-    evidence = pca_log_evidence(fit.params, data)
+    evidence = probabilistic_pca.mean_log_evidence(fit.params, data)
     assert fit.bounds[fit.num_steps - 1] <= evidence + 1e-12
     # The M-step maximises: no small change of the parameters does better.
     after = probabilistic_pca.m_step(statistics)
@@ -268,8 +270,8 @@ def test_summed_takes_every_example_once(chunk_size):
 def test_constant_coordinates_can_be_started_from(key):
     """As the border pixels of an image."""
     x = normals(key, (100, 3)).at[:, 1].set(5.0)
-    start = mixture_start(key, x, num_components=2)
-    assert jnp.isfinite(start.cholesky).all()
+    start = gaussian_mixture.init(key, x, num_components=2)
+    assert np.isfinite(start.cholesky).all()
     fit = em.fit(
         lambda params: gaussian_mixture.e_step(params, x),
         lambda statistics: gaussian_mixture.m_step(statistics, ridge=1e-2),
@@ -277,7 +279,7 @@ def test_constant_coordinates_can_be_started_from(key):
         tolerance=1e-4,
         max_steps=20,
     )
-    assert jnp.isfinite(fit.bounds[: fit.num_steps]).all()
+    assert np.isfinite(fit.bounds[: fit.num_steps]).all()
 
 
 def test_a_bound_that_is_not_a_number_ends_the_run_with_the_parameters_before():
@@ -290,10 +292,10 @@ def test_a_bound_that_is_not_a_number_ends_the_run_with_the_parameters_before():
 
 
 def test_fewer_examples_than_dimensions_leave_the_noise_of_rounding(key):
-    data = pca_moments(normals(key, (4, 20)))
-    model = pca_maximum(data, latent_dim=5)
-    assert jnp.isfinite(model.log_std)
-    assert jnp.isfinite(
+    data = probabilistic_pca.moments(normals(key, (4, 20)))
+    model = probabilistic_pca.maximum_likelihood(data, latent_dim=5)
+    assert np.isfinite(model.log_std)
+    assert np.isfinite(
         probabilistic_pca.m_step(probabilistic_pca.e_step(model, data)[0]).log_std
     )
 

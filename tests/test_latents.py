@@ -1,5 +1,6 @@
 """Priors and posteriors of latents, and the models that are made of them."""
 
+import functools
 import itertools
 import types
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation import whole
 from draws import disturbed, normals
 from scipy import special, stats
 
@@ -173,7 +175,7 @@ def test_gradients_of_categorical_latents_against_enumeration(key):
 
 
 def test_categorical_draws_are_exact_and_divergences_enumerated(x64, key):
-    family = posteriors.categorical(2, 4, temperature=0.5)
+    family = whole(posteriors.categorical(2, 4, temperature=0.5))
     logits = normals(key, (3, 2, 4))
     encoding = family.encoding(logits.reshape(3, 8))
     z, log_q = family.sample_and_log_prob(key, {}, encoding)
@@ -182,31 +184,33 @@ def test_categorical_draws_are_exact_and_divergences_enumerated(x64, key):
     np.testing.assert_allclose(log_q, (mass * np.asarray(z)).sum((1, 2)), rtol=1e-12)
     kl = (np.exp(mass) * (mass + np.log(4))).sum((1, 2))
     np.testing.assert_allclose(family.kl_standard(encoding), kl, rtol=1e-12)
-    prior = priors.uniform_categorical(2, 4)
+    prior = whole(priors.uniform_categorical(2, 4))
     np.testing.assert_allclose(prior.log_prob({}, z), -2 * np.log(4), rtol=1e-12)
     drawn = np.asarray(prior.sample(key, {}, 4000)).mean(0)
     np.testing.assert_allclose(drawn, 0.25, atol=4.5 * (3 / 16 / 4000) ** 0.5)
 
 
 def test_a_full_covariance_is_the_multivariate_normal(x64, key):
-    family = posteriors.full(3)
+    family = whole(posteriors.full(3))
     outputs = normals(key, (2, family.num_outputs))
     encoding = family.encoding(outputs)
     z, log_q = family.sample_and_log_prob(key, {}, encoding)
-    for row in range(2):
-        lower = np.asarray(encoding.cholesky[row])
+    kls = family.kl_standard(encoding)
+    encoding, z, log_q = jax.tree.map(np.asarray, (encoding, z, log_q))
+    for row, found in enumerate(kls):
+        lower = encoding.cholesky[row]
         np.testing.assert_array_equal(lower, np.tril(lower))
         covariance = lower @ lower.T
         law = stats.multivariate_normal(encoding.mean[row], covariance)
         np.testing.assert_allclose(log_q[row], law.logpdf(z[row]), rtol=1e-10)
         kl = 0.5 * (
             np.trace(covariance)
-            + np.sum(np.asarray(encoding.mean[row]) ** 2)
+            + np.sum(encoding.mean[row] ** 2)
             - 3
             - np.linalg.slogdet(covariance)[1]
         )
-        np.testing.assert_allclose(family.kl_standard(encoding)[row], kl, rtol=1e-10)
-    zero = family.encoding(jnp.zeros((1, family.num_outputs)))
+        np.testing.assert_allclose(found, kl, rtol=1e-10)
+    zero = family.encoding(np.zeros((1, family.num_outputs)))
     np.testing.assert_allclose(family.kl_standard(zero), 0.0, atol=1e-15)
 
 
@@ -215,13 +219,13 @@ def test_a_full_covariance_is_the_multivariate_normal(x64, key):
 )
 def test_the_density_of_a_flow_posterior(x64, key, name):
     """Of its draws from both sides; at the start it is the normal it reshapes."""
-    family = latents.posterior(settings(name), 3)
+    family = whole(latents.posterior(settings(name), 3))
     outputs = normals(key, (4, family.num_outputs))
     encoding = family.encoding(outputs)
     start = family.init(key, outputs[:1])
     base = posteriors.Encoding(encoding.base_mean, encoding.base_log_std)
     z, log_q = family.sample_and_log_prob(key, start, encoding)
-    plain = posteriors.diagonal(3)
+    plain = whole(posteriors.diagonal(3))
     chex.assert_trees_all_close(log_q, plain.log_prob({}, base, z), rtol=1e-10)
     params = disturbed(start, 0.3)
     z, log_q = family.sample_and_log_prob(key, params, encoding)
@@ -229,13 +233,13 @@ def test_the_density_of_a_flow_posterior(x64, key, name):
     chex.assert_trees_all_close(found, log_q, rtol=1e-8)
     assert not np.allclose(log_q, plain.log_prob({}, base, z), rtol=1e-3)
     # The change of variables, with the Jacobian that JAX finds.
-    row = jax.tree.map(lambda leaf: leaf[:1], encoding)
+    row = jax.tree.map(lambda leaf: np.asarray(leaf)[:1], encoding)
 
     def draw(mean):
         moved = row._replace(base_mean=mean[None])
         return family.sample_and_log_prob(key, params, moved)[0][0]
 
-    jacobian = jax.jacobian(draw)(row.base_mean[0])
+    jacobian = whole(jax.jacobian(draw))(row.base_mean[0])
     log_base = plain.sample_and_log_prob(
         key, {}, posteriors.Encoding(row.base_mean, row.base_log_std)
     )[1]
@@ -246,7 +250,7 @@ def test_the_density_of_a_flow_posterior(x64, key, name):
 
 
 def test_mixtures_against_scipy(x64, key):
-    prior = priors.mixture(2, 5)
+    prior = whole(priors.mixture(2, 5))
     params = disturbed(prior.init(key, None), 0.5)
     z = normals(key, (7, 2))
     weights = special.softmax(np.asarray(params.logits))
@@ -269,15 +273,16 @@ def test_mixtures_against_scipy(x64, key):
 
 
 def test_a_vamp_prior_is_the_mixture_of_its_posteriors(x64, key):
-    model, x = small_vae("diagonal", "vamp"), bits(key)
-    params = disturbed(jax.jit(model.init)(key, x))
+    model, x = whole(small_vae("diagonal", "vamp")), bits(key)
+    params = disturbed(model.init(key, x))
     z = normals(key, (5, 2))
-    encoding = model.encode({**params}, params["prior"])
+    encoding = jax.tree.map(np.asarray, model.encode({**params}, params["prior"]))
+    log_prob = whole(posteriors.diagonal(2)).log_prob
     each = [
-        posteriors.diagonal(2).log_prob(
+        log_prob(
             {},
             jax.tree.map(
-                lambda leaf, r=row: jnp.repeat(leaf[r : r + 1], 5, 0), encoding
+                lambda leaf, r=row: np.repeat(leaf[r : r + 1], 5, 0), encoding
             ),
             z,
         )
@@ -288,7 +293,7 @@ def test_a_vamp_prior_is_the_mixture_of_its_posteriors(x64, key):
     # Its inputs start at data, and learn; the encoder learns by the prior as well.
     start = model.init(key, x)["prior"]
     assert all((np.asarray(x) == np.asarray(row)).all((1, 2, 3)).any() for row in start)
-    grads = jax.grad(lambda p: jnp.sum(model.log_prior(p, z)))(params)
+    grads = whole(jax.grad(lambda p: jnp.sum(model.log_prior(p, z))))(params)
     for name in ("prior", "encoder"):
         assert max(np.abs(g).max() for g in jax.tree.leaves(grads[name])) > 1e-3
 
@@ -297,19 +302,15 @@ def test_a_vamp_prior_is_the_mixture_of_its_posteriors(x64, key):
     "name", [pytest.param("flow", marks=pytest.mark.slow), "autoregressive"]
 )
 def test_learned_priors_have_mass_one(x64, key, name):
-    prior = latents.prior(settings(prior=name), 2)
-    params = disturbed(
-        jax.tree.map(lambda v: v.astype(float), prior.init(key, None)), 0.2
-    )
+    prior = whole(latents.prior(settings(prior=name), 2))
+    params = disturbed(jax.tree.map(np.float64, prior.init(key, None)), 0.2)
     nodes, log_cell = grid(-9.0, 9.0, 361)
-    log_mass = jax.nn.logsumexp(jax.jit(prior.log_prob)(params, nodes)) + log_cell
+    log_p = np.asarray(prior.log_prob(params, nodes))
+    log_mass = special.logsumexp(log_p) + log_cell
     np.testing.assert_allclose(log_mass, 0.0, atol=2e-3)  # of a sum with cells of 0.05
     draws = prior.sample(key, params, 4000)
-    entropy = -prior.log_prob(params, draws)
-    expected = -jnp.sum(
-        jnp.exp(prior.log_prob(params, nodes) + log_cell)
-        * prior.log_prob(params, nodes)
-    )
+    entropy = -np.asarray(prior.log_prob(params, draws))
+    expected = -np.sum(np.exp(log_p + log_cell) * log_p)
     error = np.std(entropy) / 4000**0.5
     assert abs(np.mean(entropy) - expected) < 4.5 * error + 4e-3
 
@@ -453,13 +454,16 @@ def test_generation_from_any_layer(key, kind):
         model, x = ladder_model((1, 2), (2, 2), (4, 4, 1)), bits(key, 6, (4, 4, 1))
         above = [lambda z: z[1][:, 1], lambda z: z[1][:, 0]]
         above += [lambda z: z[0][:, 1], lambda z: z[0][:, 0]]
-    params = disturbed(jax.jit(model.init)(key, x))
+    model = whole(model)
+    params = disturbed(model.init(key, x))
     z = model.propose(key, params, model.encode(params, x))
     for layer in range(1, 5):
         again = model.resample(jax.random.key(7), params, z, layer=layer)
         chex.assert_trees_all_equal_shapes_and_dtypes(again, z)
         for number, of in enumerate(above, start=1):
-            same = np.array_equal(of(again), of(z))
+            same = np.array_equal(
+                *(of(jax.tree.map(np.asarray, v)) for v in (again, z))
+            )
             assert same == (number >= layer), (layer, number)
     chex.assert_trees_all_equal(model.resample(key, params, z, layer=1), z)
     for layer in (0, 5):
@@ -470,19 +474,19 @@ def test_generation_from_any_layer(key, kind):
 def test_draws_of_the_prior_have_the_density_of_the_joint(key):
     """Over prior draws log p(z_1 | z_2) is on average minus its entropy."""
     model, x = markov_model((1, 1)), bits(key)
-    params = disturbed(jax.jit(model.init)(key, x))
+    joint, rest = whole(model), whole(model.base)
+    params = disturbed(joint.init(key, x))
     top = normals(key, (20_000, 1))
-    unknown = jnp.zeros((20_000, 1)), top[:, None]
-    z = model.resample(key, params, unknown, layer=2)
+    unknown = np.zeros((20_000, 1), np.float32), np.asarray(top)[:, None]
+    z = joint.resample(key, params, unknown, layer=2)
     zeros = jnp.zeros((20_000, *EVENT))
-    log_joint = model.log_joint(params, zeros, z)
     base = params["base"]
-    rest = model.base.log_likelihood(base, zeros, z[0]) + model.base.log_prior(
-        base, top
-    )
-    log_p = np.asarray(log_joint - rest)
-    step = jax.tree.map(lambda leaf: leaf[0], params["steps"][0]["decoder"])
-    _, log_std = models.steps.normal_given(model.stacks[0].decoder, step, top)
+    log_p = np.array(joint.log_joint(params, zeros, z))
+    log_p -= rest.log_likelihood(base, zeros, z[0])
+    log_p -= rest.log_prior(base, top)
+    step = jax.tree.map(lambda leaf: np.asarray(leaf)[0], params["steps"][0]["decoder"])
+    given = whole(functools.partial(models.steps.normal_given, model.stacks[0].decoder))
+    _, log_std = given(step, top)
     entropy = np.asarray(log_std)[:, 0] + 0.5 * np.log(2 * np.pi * np.e)
     mean, error = conformance.mean_and_error(log_p + entropy)
     assert abs(mean) < 4.5 * error
@@ -490,20 +494,21 @@ def test_draws_of_the_prior_have_the_density_of_the_joint(key):
 
 def test_a_hierarchy_of_one_layer_is_its_vae(x64, key):
     model, x = markov_model((2,)), bits(key)
-    params = disturbed(jax.jit(model.init)(key, x))
+    vae, model = whole(model.base), whole(model)
+    params = disturbed(model.init(key, x))
     encoding = model.encode(params, x)
     z = model.propose(key, params, encoding)
     base = params["base"]
     chex.assert_trees_all_close(
-        model.log_joint(params, x, z), model.base.log_joint(base, x, z[0]), rtol=1e-12
+        model.log_joint(params, x, z), vae.log_joint(base, x, z[0]), rtol=1e-12
     )
     chex.assert_trees_all_close(
         model.log_posterior(params, encoding, z),
-        model.base.log_posterior(base, encoding, z[0]),
+        vae.log_posterior(base, encoding, z[0]),
         rtol=1e-12,
     )
     terms = model.elbo_terms(key, params, x)
-    kl = model.base.posterior.kl_standard(encoding)
+    kl = whole(vae.posterior).kl_standard(encoding)
     chex.assert_trees_all_close(terms.prior_matching, kl, rtol=1e-12)
     assert terms.denoising_matching.shape == (6, 0)
 
@@ -526,7 +531,7 @@ def test_free_nats_and_warm_up_change_the_loss_and_not_the_terms(x64, key):
     batch = Batch(normals(key, (6,)), None, weight)
 
     def loss(**kw):
-        return objective.negative_elbo(model, **kw)(key, params, batch)
+        return whole(objective.negative_elbo(model, **kw))(key, params, batch)
 
     (plain, terms), grads = loss()
     by_layer = jnp.stack([terms.prior_matching, terms.denoising_matching[:, 0]])
@@ -570,7 +575,7 @@ def test_a_mixture_of_logistics_as_a_likelihood(x64, key):
     colours = models.likelihoods.likelihood(
         "discretized_logistic_mixture", levels=256, channels=3
     )
-    bias = colours.initial_bias(data)
+    bias = whole(colours.initial_bias)(data)
     assert bias.shape == (2, 2, 3, colours.num_outputs)
     nats = jax.jit(jax.vmap(colours.log_prob, (0, None)))(data, bias)
     # Uniform levels: no mixture can be much better than the uniform mass.
@@ -579,11 +584,13 @@ def test_a_mixture_of_logistics_as_a_likelihood(x64, key):
     means = np.asarray(jax.jit(colours.mean)(bias))
     assert means.min() > 60
     assert means.max() < 200
-    single = models.likelihoods.likelihood(
-        "discretized_logistic_mixture", levels=256, channels=3, num_mixtures=1
+    single = whole(
+        models.likelihoods.likelihood(
+            "discretized_logistic_mixture", levels=256, channels=3, num_mixtures=1
+        )
     )
     shown = single.mean(single.initial_bias(data))
-    np.testing.assert_allclose(shown, data.mean(0), atol=0.5)
+    np.testing.assert_allclose(shown, np.asarray(data).mean(0), atol=0.5)
 
 
 def test_flags_build_every_model():

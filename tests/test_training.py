@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilation import whole
 from draws import disturbed, normals
 
 from vgm import models
@@ -37,7 +38,8 @@ def setup(key, *, ema_decay=0.9, batch_size=BATCH_SIZE, skip_norm=0.0):
     )
     optimizer = optax.adam(1e-2)
     mesh = sharding.data_mesh()
-    state = step.init_state(model.init(key, x), optimizer, ema_decay=ema_decay)
+    init = functools.partial(step.init_state, optimizer=optimizer, ema_decay=ema_decay)
+    state = whole(lambda key, x: init(model.init(key, x)))(key, x)
     run = loop.compile_steps(
         step=functools.partial(
             step.train_step,
@@ -67,13 +69,12 @@ def test_an_epoch_uses_every_example_once_in_a_new_order(key):
 
 def test_batches_of_an_epoch_are_slices_of_its_order(key):
     data = Batch(jnp.arange(50.0)[:, None], None, 2.0 * jnp.ones(50))
-    order, weights = loop.epoch_order(key, jnp.asarray(0), 50, 16)
-    batches = [
-        loop.take_batch(data, order, weights, jnp.asarray(i), batch_size=16)
-        for i in range(4)
-    ]
+    order, weights = whole(loop.epoch_order)(key, jnp.asarray(0), 50, 16)
+    take = whole(functools.partial(loop.take_batch, batch_size=16))
+    batches = [take(data, order, weights, jnp.asarray(i)) for i in range(4)]
     assert [float(batch.weight.sum()) for batch in batches] == [32, 32, 32, 4]
-    seen = jnp.concatenate([batch.x[batch.weight > 0, 0] for batch in batches])
+    batches = jax.tree.map(np.asarray, batches)
+    seen = np.concatenate([batch.x[batch.weight > 0, 0] for batch in batches])
     np.testing.assert_array_equal(seen, order[:50])
 
 
