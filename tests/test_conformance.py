@@ -14,6 +14,7 @@ from miniatures import AffineFlow, GaussianDiffusion
 
 from vgm import models
 from vgm.densities import normal
+from vgm.errors import UserError
 from vgm.oracles import linear_gaussian
 from vgm.processes import gaussian
 
@@ -328,3 +329,20 @@ def test_the_starting_bias_fits_each_pixel_alone(key):
     np.testing.assert_allclose(
         jax.nn.softmax(params["output_bias"]), expected, rtol=1e-5
     )
+
+
+def test_a_class_that_there_is_not_gives_no_number(key):
+    """A vector of zeros in its place would pass for a class; an absent one is told."""
+    model = models.vae.mlp(
+        event_shape=(4,),
+        latent_dim=2,
+        hidden=(3,),
+        likelihood="bernoulli",
+        num_classes=3,
+    )
+    x, labels = jnp.zeros((5, 4)), jnp.asarray([0, 2, 3, -1, 1])
+    params = jax.jit(model.init)(key, x, labels % 3)
+    bounds = jax.jit(model.elbo_terms)(key, params, x, labels).elbo
+    np.testing.assert_array_equal(np.isnan(bounds), [False, False, True, True, False])
+    with pytest.raises(UserError, match="conditional, on one of 3 classes; got no"):
+        model.sample(key, params, 5, None)

@@ -77,12 +77,18 @@ def test_features_are_the_formulas():
     np.testing.assert_allclose(time[1, :3], np.sin(1000.0 * frequencies), atol=1e-4)
 
 
-def test_an_image_must_have_sides_to_halve():
-    denoisers.require_halvings((8, 4, 1), 2)
+def test_an_image_must_have_sides_to_halve(key):
+    network = unets.DDPMUNet(4, (1, 1, 1), 1, (), num_outputs=1)
+
+    def init(key, height, width):
+        z = jnp.zeros((1, height, width, 1))
+        return network.init(key, z, jnp.zeros(1), None, train=False)
+
+    jax.eval_shape(functools.partial(init, height=8, width=4), key)
     with pytest.raises(UserError, match=r"divisible by 4, halved 2 times; got \(8, 6"):
-        denoisers.require_halvings((8, 6, 1), 2)
+        init(key, 8, 6)
     with pytest.raises(UserError, match=r"needs images .*; these data are \(8, 8\)"):
-        denoisers.require_halvings((8, 8), 2)
+        unets.require_halvings((8, 8), 2)
 
 
 def diffusion(degree=0):

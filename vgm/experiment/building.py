@@ -130,11 +130,11 @@ def _build_diffusion(config: configs.Config, form: DataForm) -> GenerativeModel:
         width = spec.hidden[0]
         network = models.denoisers.MLPDenoiser(width, len(spec.hidden), **shared)
     elif spec.architecture == "vdm-unet":
-        models.denoisers.require_halvings(form.event_shape, 0)
+        models.unets.require_halvings(form.event_shape, 0)
         network = models.unets.VDMUNet(spec.channels, spec.num_blocks, **shared)
     else:
         num_halvings = len(spec.multipliers) - 1
-        models.denoisers.require_halvings(form.event_shape, num_halvings)
+        models.unets.require_halvings(form.event_shape, num_halvings)
         network = models.unets.DDPMUNet(
             spec.channels,
             spec.multipliers,

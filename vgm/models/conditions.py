@@ -18,12 +18,19 @@ def vectors(
         num_classes: Number of classes of an integer condition; 0 without.
 
     Returns:
-        The vectors, or None without a condition.
+        The vectors, or None without a condition. NaN for a class that there is not:
+        a vector of zeros would pass for one.
 
     Raises:
-        UserError: If there is an integer condition and no number of classes.
+        UserError: If there is an integer condition and no number of classes, or the
+            one without the other.
     """
     leaves = jax.tree.leaves(condition)
+    if not leaves and num_classes:
+        raise UserError(
+            f"the model is conditional, on one of {num_classes} classes; got no "
+            "condition: give an integer an example"
+        )
     if not leaves:
         return None
     parts = []
@@ -33,6 +40,8 @@ def vectors(
                 raise UserError(
                     "an integer condition needs num_classes; got num_classes=0"
                 )
-            leaf = jax.nn.one_hot(leaf, num_classes)
+            inside = (leaf >= 0) & (leaf < num_classes)
+            one_hot = jax.nn.one_hot(leaf, num_classes)
+            leaf = jnp.where(inside[..., None], one_hot, jnp.nan)
         parts.append(leaf.reshape(len(leaf), -1))
     return jnp.concatenate(parts, axis=-1)

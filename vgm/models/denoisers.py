@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.errors import UserError
-
 Times = Float[Array, " batch"]
 Vectors = Float[Array, "batch _"]
 ZEROS = nn.initializers.zeros
@@ -123,27 +121,3 @@ class MLPDenoiser(nn.Module):
         outputs = nn.Dense(num_outputs, kernel_init=ZEROS, dtype=jnp.float32)
         x = outputs(jax.nn.silu(norm()(h)))
         return x.reshape(*z.shape, self.num_outputs)
-
-
-def require_halvings(event_shape: tuple[int, ...], num_halvings: int) -> None:
-    """Check that an event is an image whose sides can be halved so often.
-
-    Args:
-        event_shape: Shape of one example.
-        num_halvings: How often.
-
-    Raises:
-        UserError: If it is not.
-    """
-    if len(event_shape) != 3:
-        raise UserError(
-            "model.architecture needs images (height, width, channels); these data "
-            f"are {event_shape}; use model.architecture 'mlp'"
-        )
-    divisor = 2**num_halvings
-    if any(side % divisor for side in event_shape[:2]):
-        raise UserError(
-            f"model.architecture needs height and width divisible by {divisor}, halved "
-            f"{num_halvings} times; got {event_shape}; use fewer model.multipliers, or "
-            "model.architecture 'mlp'"
-        )

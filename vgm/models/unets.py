@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.errors import UserError
 from vgm.models.convolutions import Conv
 from vgm.models.denoisers import ZEROS, TimeEmbedding, Times, Vectors, fourier_features
 
@@ -179,6 +180,7 @@ class DDPMUNet(nn.Module):
         self, z: Images, time: Times, context: Vectors | None, *, train: bool
     ) -> Float[Array, "batch height width channels outputs"]:
         """Outputs, zero at the start."""
+        require_halvings(z.shape[1:], len(self.multipliers) - 1)
         embedding = TimeEmbedding(4 * self.channels, self.dtype)(time, context)
         residual = functools.partial(
             ResidualBlock, dropout=self.dropout, dtype=self.dtype
@@ -207,6 +209,30 @@ class DDPMUNet(nn.Module):
             if level:
                 x = conv(x.shape[-1])(_double(x))
         return _read_out(x, z, self.num_outputs)
+
+
+def require_halvings(event_shape: tuple[int, ...], num_halvings: int) -> None:
+    """Check that an event is an image whose sides can be halved so often.
+
+    Args:
+        event_shape: Shape of one example.
+        num_halvings: How often.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if len(event_shape) != 3:
+        raise UserError(
+            "model.architecture needs images (height, width, channels); these data "
+            f"are {event_shape}; use model.architecture 'mlp'"
+        )
+    divisor = 2**num_halvings
+    if any(side % divisor for side in event_shape[:2]):
+        raise UserError(
+            f"model.architecture needs height and width divisible by {divisor}, halved "
+            f"{num_halvings} times; got {event_shape}; use fewer model.multipliers, or "
+            "model.architecture 'mlp'"
+        )
 
 
 def _double(x: Images) -> Float[Array, "batch double_height double_width _"]:
