@@ -1,5 +1,6 @@
 """Priors and posteriors of latents, and the models that are made of them."""
 
+import dataclasses
 import functools
 import itertools
 import types
@@ -605,6 +606,22 @@ def test_flags_build_every_model():
         configs.validate(config)
         model = build_model(config, forms[config.data.name])
         assert isinstance(model, kinds[config.model.architecture])
+
+
+@pytest.mark.parametrize(("architecture", "own"), [("mlp", "relu"), ("conv", "silu")])
+def test_every_architecture_has_its_own_units(architecture, own):
+    """Convolutions with relu units may leave their posterior at the prior."""
+
+    def encoder(activation):
+        _, preset = configs.PRESETS["vae-digits"]
+        spec = {"architecture": architecture, "activation": activation}
+        config = dataclasses.replace(
+            preset, model=dataclasses.replace(preset.model, **spec)
+        )
+        return build_model(config, DataForm((8, 8, 1), 17, 0, "")).encoder
+
+    assert encoder("auto") == encoder(own)
+    assert encoder("auto") != encoder("tanh")
 
 
 @pytest.mark.parametrize(

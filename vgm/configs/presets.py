@@ -112,8 +112,6 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 latent_dim=32,
                 hidden=(256,),
                 channels=16,
-                # With relu the posterior is the prior before the decoder reads it.
-                activation="silu",
             ),
             optimizer=OptimizerConfig(
                 schedule="cosine", warmup_steps=200, ema_decay=0.999

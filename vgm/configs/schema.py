@@ -88,8 +88,8 @@ class ModelConfig:
     """What a diffusion's network is computed in; parameters and bounds are float32."""
     fourier: tuple[int, ...] = ()
     """Exponents n of the features sin and cos 2^n pi z of a diffusion's network."""
-    activation: Literal["relu", "tanh", "silu", "gelu"] = "relu"
-    """Non-linearity of a VAE, a flow or made."""
+    activation: Literal["auto", "relu", "tanh", "silu", "gelu"] = "auto"
+    """Non-linearity of a VAE, a flow or made; auto: silu in conv, relu elsewhere."""
     kernel_init: Literal["lecun_normal", "glorot_uniform"] = "lecun_normal"
     """Initialiser of the weights of a VAE's MLP."""
     dropout: float = 0.0
