@@ -1,6 +1,7 @@
 """Typed configuration, and the presets by name."""
 
 from vgm.configs.checks import validate as validate
+from vgm.configs.plain import activation as activation
 from vgm.configs.plain import changed_fields as changed_fields
 from vgm.configs.plain import from_dict as from_dict
 from vgm.configs.plain import to_dict as to_dict

@@ -129,3 +129,18 @@ def _same_place(before: Any, after: Any, name: str) -> bool:
     if name not in ("data.path", "train.init-from") or before is None or after is None:
         return False
     return Path(before).resolve() == Path(after).resolve()
+
+
+def activation(model: ModelConfig) -> str:
+    """The non-linearity of a network, chosen by its architecture if left to it.
+
+    Args:
+        model: Configuration of the network.
+
+    Returns:
+        Its name.
+    """
+    if model.activation != "auto":
+        return model.activation
+    # With relu a convolutional posterior is the prior before the decoder reads it.
+    return "silu" if model.architecture == "conv" else "relu"

@@ -84,7 +84,7 @@ def _build_hvae(config: configs.Config, form: DataForm) -> GenerativeModel:
             levels=form.levels,
             num_mixtures=spec.num_mixtures,
             num_classes=_num_classes(config, form),
-            activation=_activation(spec),
+            activation=configs.activation(spec),
             dropout=spec.dropout,
         )
     shared = _vae_settings(config, form, dims[0])
@@ -93,7 +93,7 @@ def _build_hvae(config: configs.Config, form: DataForm) -> GenerativeModel:
         latent_dims=dims,
         hidden=config.latent.hidden,
         prior=latents.prior(config, dims[-1]),
-        activation=_activation(spec),
+        activation=configs.activation(spec),
         kernel_init=spec.kernel_init,
     )
 
@@ -110,7 +110,7 @@ def _vae_settings(
         "levels": form.levels,
         "num_mixtures": spec.num_mixtures,
         "num_classes": _num_classes(config, form),
-        "activation": _activation(spec),
+        "activation": configs.activation(spec),
         "dropout": spec.dropout,
         "missing": config.data.missing != "none",
         "posterior": latents.posterior(config, latent_dim),
@@ -161,7 +161,7 @@ def _build_flow(config: configs.Config, form: DataForm) -> GenerativeModel:
     spec, settings = config.model, config.flow
     step = flow_parts.Step(
         spec.hidden,
-        _activation(spec),
+        configs.activation(spec),
         spec.dropout,
         settings.num_bins,
         settings.tail_bound,
@@ -202,20 +202,13 @@ def _build_autoregressive(config: configs.Config, form: DataForm) -> GenerativeM
     network = models.made.MADE(
         spec.hidden,
         family.num_outputs,
-        _activation(spec),
+        configs.activation(spec),
         spec.dropout,
         use_output_bias=False,
     )
     return models.autoregressive.Autoregressive(
         network, family, form.event_shape, _num_classes(config, form)
     )
-
-
-def _activation(spec: configs.ModelConfig) -> str:
-    if spec.activation != "auto":
-        return spec.activation
-    # With relu a convolutional posterior is the prior before the decoder reads it.
-    return "silu" if spec.architecture == "conv" else "relu"
 
 
 def _num_classes(config: configs.Config, form: DataForm) -> int:

@@ -58,7 +58,7 @@ def prior(config: configs.Config, latent_dim: int) -> Prior:
     else:
         family = models.likelihoods.likelihood("normal")
         network = models.made.MADE(
-            spec.hidden, family.num_outputs, config.model.activation
+            spec.hidden, family.num_outputs, configs.activation(config.model)
         )
         model = models.autoregressive.Autoregressive(network, family, (latent_dim,))
     return priors.exact(model, latent_dim)
@@ -79,7 +79,7 @@ def _step(config: configs.Config) -> flow_parts.Step:
     settings = config.flow
     return flow_parts.Step(
         config.latent.hidden,
-        config.model.activation,
+        configs.activation(config.model),
         num_bins=settings.num_bins,
         tail_bound=settings.tail_bound,
     )

@@ -48,14 +48,14 @@ def split_numbers(
     is_mass = config.data.observation in ("levels", "binary")
     bits = functools.partial(estimates.bits_per_dim, num_dims=num_dims)
     denoising = np.asarray(terms.denoising_matching)
-    drawn = _num_times(config)
+    num_steps, drawn = _steps(config)
     numbers: dict[str, Any] = {
         "split": split,
         "num_examples": len(by_example["elbo"]),
         "elbo_nats": elbo.mean,
         "elbo_stderr": elbo.stderr,
         "num_elbo_samples": config.evaluation.num_elbo_samples,
-        "num_steps": _num_steps(config),
+        "num_steps": num_steps,
         "num_times": drawn,
         "is_exact": is_exact(experiment.model),
         "reconstruction_nats": estimates.estimate(terms.reconstruction).mean,
@@ -90,14 +90,11 @@ def split_numbers(
     }
 
 
-def _num_times(config: configs.Config) -> int | None:
-    """Steps drawn of a diffusion's T for each bound; 0 for all of them."""
-    return config.diffusion.num_times if config.model.family == "diffusion" else None
-
-
-def _num_steps(config: configs.Config) -> int | None:
-    """T, which a diffusion's bound and evidence are of."""
-    return config.diffusion.num_steps if config.model.family == "diffusion" else None
+def _steps(config: configs.Config) -> tuple[int | None, int | None]:
+    """T of a diffusion's bound, and how many of its steps are drawn; 0 for all."""
+    if config.model.family != "diffusion":
+        return None, None
+    return config.diffusion.num_steps, config.diffusion.num_times
 
 
 def binarization(experiment: Experiment) -> str | None:
