@@ -36,6 +36,12 @@ def compare(arguments: list[str] | None) -> None:
     for path, result in finished[1:]:
         for name in SAME:
             before, after = first.get(name), result.get(name)
+            if before != after and name == "test_digest":
+                raise UserError(
+                    f"{path} and {first_path} report on different examples of "
+                    f"{first['data']!r}: their numbers cannot be compared; compare "
+                    "runs of one data.path"
+                )
             if before != after:
                 raise UserError(
                     f"{path} has {name} {after!r}, {first_path} has {before!r}: their "

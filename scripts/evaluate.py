@@ -1,13 +1,14 @@
 """Report the likelihood of a run again: scripts/evaluate.py RUN [--options]."""
 
 import dataclasses
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vgm import cli, configs, experiment
-from vgm.experiment import directory, results, storage, tables
+from vgm.experiment import results, storage, tables
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,8 @@ def evaluate(arguments: list[str] | None) -> None:
     if args.output is not None:
         storage.require_new_file(args.output, "--output")
     cli.enable_compilation_cache()
-    config, _ = directory.read_config(args.run)
-    if args.data_path is not None:
-        moved = dataclasses.replace(config.data, path=args.data_path)
-        config = dataclasses.replace(config, data=moved)
-    config = changed(config, args)
-    prepared = experiment.prepare(config)
-    directory.require_same_data(args.run, prepared.form)
+    change = functools.partial(changed, args=args)
+    prepared = results.of_run(args.run, args.data_path, change=change)
     _, params = experiment.load(args.run)
     parts: dict[str, float] = {}
     if args.surgery:

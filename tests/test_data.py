@@ -1,5 +1,6 @@
 """Readers on small files of the same formats, and on the originals where present."""
 
+import contextlib
 import gzip
 import struct
 
@@ -367,6 +368,21 @@ def test_a_prepared_tfds_set_equals_the_original_files(shared_data):
             for s in (a, b)
         ]
         assert (rows[0] == rows[1]).all()
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+@pytest.mark.parametrize(("centre", "kept"), [(1e8, False), (1e3, True)])
+def test_reals_that_float32_would_merge_are_refused(tmp_path, kind, centre, kept):
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    x[:, 1] += centre
+    if kind == "npz":
+        np.savez(tmp_path / "own.npz", x_train=x, x_test=x)
+    else:
+        np.savetxt(tmp_path / "own.csv", x, delimiter=",", fmt="%.17g")
+    path = tmp_path / f"own.{kind}"
+    refused = pytest.raises(UserError, match=r"number 2 of each example .* float32")
+    with contextlib.nullcontext() if kept else refused:
+        data.load("own", path, num_validation=0)
 
 
 def test_reals_are_checked_as_training_will_see_them(tmp_path):

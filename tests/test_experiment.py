@@ -138,6 +138,33 @@ def test_load_gives_the_parameters_of_the_best_step(finished_run):
     assert draws.shape == (4, 8, 8, 1)
 
 
+SPLITS = "train", "validation", "test"
+
+
+def test_a_run_gives_its_observations(finished_run):
+    """As its model takes them, and as its evaluation saw them."""
+    model, params = vgm.load(finished_run)
+    batch = vgm.observations(finished_run)
+    assert batch.condition is None
+    keys = jax.random.split(jax.random.key(1), 64)
+    bounds = jax.vmap(model.elbo_terms, (0, None, None))(keys, params, batch.x).elbo
+    with np.load(finished_run / "likelihoods.npz") as file:
+        assert np.corrcoef(np.mean(bounds, 0), file["elbo"])[0, 1] > 0.9
+    sizes = [len(vgm.observations(finished_run, name).x) for name in SPLITS]
+    assert sizes == [1197, 303, 297]
+
+
+def test_a_choice_left_open_is_recorded_as_made(finished_run):
+    """Runs of versions that had to be told go on, whatever is chosen later."""
+    config = json.loads((finished_run / "config.json").read_text())["config"]
+    assert config["model"]["activation"] == "relu"
+    open_, told = (
+        configs.Config(preset="p", model=configs.ModelConfig(activation=name))
+        for name in ("auto", "relu")
+    )
+    assert configs.changed_fields(told, open_) == []
+
+
 def test_evaluate_gives_the_numbers_of_the_run(finished_run, tmp_path):
     output = tmp_path / "numbers.json"
     assert evaluate.main([str(finished_run), "--output", str(output)]) == 0
@@ -207,13 +234,14 @@ def test_compare_prints_a_table_and_refuses_to_mix(finished_run, tmp_path, capsy
     other = tmp_path / "other"
     shutil.copytree(finished_run, other)
     result = json.loads((other / "result.json").read_text())
-    for name, value in (("observation", "binary"), ("data", "mnist")):
+    digest = ("test_digest", "other", "different examples of 'digits'")
+    for name, value, *said in (("observation", "binary"), ("data", "mnist"), digest):
         changed = {**result, name: value}
         (other / "result.json").write_text(json.dumps(changed))
         assert compare.main([str(finished_run), str(other)]) == 2
         line = capsys.readouterr().err
         assert "cannot be compared" in line
-        assert name in line
+        assert (said or [name])[0] in line
 
 
 @pytest.mark.slow
@@ -616,8 +644,9 @@ def test_bad_input_gets_one_line(tmp_path, capsys, name):
     [
         ([], r"already holds files"),
         (["--resume", "--optimizer.b1", "0.5"], r"another optimizer\.b1 \(0\.9 before"),
+        (["--resume", "--train.num-steps", "77"], r"with --train\.init-from to go on"),
     ],
-    ids=["not resumed", "another configuration"],
+    ids=["not resumed", "another configuration", "longer"],
 )
 def test_a_finished_run_is_never_overwritten(finished_run, capsys, extra, message):
     before = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*")}

@@ -15,6 +15,7 @@ FLOORS = {
     "types": 0,
     "numerics": 0,
     "errors": 0,
+    "shapes": 0,
     "densities": 1,
     "divergences": 2,
     "processes": 3,

@@ -390,6 +390,12 @@ def test_outside_the_support_log_p_is_minus_infinity(transform, outside, key):
     assert value[0] == -jnp.inf
 
 
+def test_data_of_another_shape_than_the_flow_are_refused(key):
+    model = flows.flow(flows.realnvp((3,), STEP, 2), event_shape=(3,))
+    with pytest.raises(ValueError, match=r"x must have shape \(5, 3\); got \(5, 2\)"):
+        model.init(key, normals(key, (5, 2)))
+
+
 @pytest.mark.parametrize("transform", ["log", "logit"])
 def test_densities_are_in_the_units_of_the_data(transform, key, x64):
     """A log-normal and a logit-normal, fitted exactly by standardisation alone."""

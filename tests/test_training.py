@@ -67,6 +67,24 @@ def test_an_epoch_uses_every_example_once_in_a_new_order(key):
     assert not np.array_equal(*orders)
 
 
+def test_a_run_leaves_the_parameters_that_it_began_with(key):
+    """A donated state deletes its buffers, and must not share the caller's."""
+    params = {"w": jnp.arange(3.0)}
+    state = step.init_state(params, optax.adam(1e-2), ema_decay=0.9)
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()
+    np.testing.assert_array_equal(params["w"], [0.0, 1.0, 2.0])
+
+
+def test_no_step_has_no_mean(key):
+    run, state, data = setup(key)
+    state, _ = run(key, state, data, 2)
+    state, metrics = run(key, state, data, 2)
+    assert int(state.step) == 2
+    assert np.isnan(metrics.loss)
+    assert metrics.skipped == 0.0
+
+
 def test_batches_of_an_epoch_are_slices_of_its_order(key):
     data = Batch(jnp.arange(50.0)[:, None], None, 2.0 * jnp.ones(50))
     order, weights = whole(loop.epoch_order)(key, jnp.asarray(0), 50, 16)

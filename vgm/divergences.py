@@ -12,6 +12,7 @@ import jax.scipy as jsp
 from jaxtyping import Array, Float
 
 from vgm.numerics import expm1_minus_over_square, softplus, sum_half_expm1_minus
+from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
 
@@ -43,6 +44,13 @@ def kl_normal(
     Returns:
         The divergence, summed over coordinates.
     """
+    require_same(
+        "kl_normal",
+        q_mean=q_mean,
+        q_log_std=q_log_std,
+        p_mean=p_mean,
+        p_log_std=p_log_std,
+    )
     delta = q_log_std - p_log_std
     scaled_difference = (q_mean - p_mean) * jnp.exp(-p_log_std)
     return sum_half_expm1_minus(2.0 * delta, plus=0.5 * scaled_difference**2)
@@ -66,6 +74,7 @@ def kl_standard_normal(
     Returns:
         The divergence, summed over coordinates.
     """
+    require_same("kl_standard_normal", q_mean=q_mean, q_log_std=q_log_std)
     return sum_half_expm1_minus(2.0 * q_log_std, plus=0.5 * q_mean**2)
 
 
@@ -139,6 +148,7 @@ def kl_categorical(
     Returns:
         The divergence, summed over coordinates.
     """
+    require_same("kl_categorical", q_logits=q_logits, p_logits=p_logits)
     log_total = jax.nn.logsumexp(q_logits, axis=-1, keepdims=True)
     q = jnp.exp(q_logits - log_total)
     # A level with mass under q alone makes the result inf.
@@ -187,6 +197,7 @@ def kl_bernoulli(
     Returns:
         The divergence, summed over coordinates.
     """
+    require_same("kl_bernoulli", q_logits=q_logits, p_logits=p_logits)
     q_logits, p_logits = q_logits.ravel(), p_logits.ravel()
     # Ones and zeros may change places: q <= 1/2, where softplus(q_logits) is small.
     sign = jnp.where(q_logits > 0.0, -1.0, 1.0).astype(q_logits.dtype)

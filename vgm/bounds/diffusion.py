@@ -28,7 +28,8 @@ from vgm.numerics import at_least_float32
 from vgm.processes import gaussian
 from vgm.processes.gaussian import Parameterisation
 from vgm.processes.schedules import Schedule
-from vgm.processes.times import grid_time, step_of
+from vgm.processes.times import grid_time, require_steps, step_of
+from vgm.shapes import require
 from vgm.types import PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
@@ -50,6 +51,25 @@ class Chain(NamedTuple):
     log_likelihood: Callable[[Event], Scalar]
 
 
+def predict(z: Event, gamma: Scalar, chain: Chain) -> Event:
+    """The network's prediction at z_t.
+
+    Args:
+        z: z_t.
+        gamma: gamma_t.
+        chain: Diffusion.
+
+    Returns:
+        What the parameterisation says it is.
+
+    Raises:
+        ValueError: If it has another shape than z_t.
+    """
+    prediction = chain.predict(z, gamma)
+    require("the prediction of chain.predict", prediction, z.shape)
+    return prediction
+
+
 def noise_error(x: Event, eps: Event, gamma: Scalar, chain: Chain) -> Event:
     """Eps - eps_hat, the error of a prediction at z = alpha x + sigma eps.
 
@@ -65,7 +85,7 @@ def noise_error(x: Event, eps: Event, gamma: Scalar, chain: Chain) -> Event:
         The error of the noise.
     """
     kind = chain.parameterisation
-    prediction = chain.predict(gaussian.diffuse(x, eps, gamma), gamma)
+    prediction = predict(gaussian.diffuse(x, eps, gamma), gamma, chain)
     return kind.eps_slope(gamma) * (kind.target(x, eps, gamma) - prediction)
 
 
@@ -117,7 +137,7 @@ def prior_matching(x: Event, gamma_max: Scalar) -> Scalar:
 
 
 def discrete_terms(
-    key: PRNGKey, x: Event, chain: Chain, *, num_steps: int, chunk_size: int
+    key: PRNGKey, x: Event, chain: Chain, *, num_steps: int, chunk_size: int = 8
 ) -> ElboTerms:
     """The bound (1) of T steps, every one of them computed.
 
@@ -130,7 +150,11 @@ def discrete_terms(
 
     Returns:
         Terms in nats, one denoising term a step, t = 1/T first.
+
+    Raises:
+        ValueError: If there is no step, or a function of the chain gives other shapes.
     """
+    require_steps(num_steps)
     x = at_least_float32(x)  # and so gamma, which needs its digits
     key_outer, key_steps = jax.random.split(key)
 
@@ -151,7 +175,7 @@ def sampled_terms(
     chain: Chain,
     *,
     num_steps: int,
-    chunk_size: int,
+    chunk_size: int = 8,
 ) -> ElboTerms:
     """The bound (1) of T steps, from the steps that hold the times t.
 
@@ -166,7 +190,11 @@ def sampled_terms(
     Returns:
         Terms in nats, whose expectation over t is the bound; one denoising term a
         time, T / (number of times) times that of the step.
+
+    Raises:
+        ValueError: As ``discrete_terms``.
     """
+    require_steps(num_steps)
     x = at_least_float32(x)  # and so gamma, which needs its digits
     key_outer, key_steps = jax.random.split(key)
     drawn = jax.random.split(key_steps, t.size), step_of(t, num_steps)
@@ -226,4 +254,6 @@ def _with_outer_terms(
     zero = jnp.zeros((), x.dtype)
     z_0 = gaussian.diffuse(x, eps, chain.schedule.gamma(zero))
     top = prior_matching(x, chain.schedule.gamma(zero + 1.0))
-    return ElboTerms(chain.log_likelihood(z_0), top, matching)
+    reconstruction = chain.log_likelihood(z_0)
+    require("chain.log_likelihood(z_0)", reconstruction, ())
+    return ElboTerms(reconstruction, top, matching)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.numerics import expm1_minus_over_square, log_mean_exp
+from vgm.shapes import require_draws
 from vgm.types import PRNGKey, Scalar
 
 
@@ -32,6 +33,7 @@ def iwae(log_w: Float[Array, " samples"]) -> Scalar:
     Returns:
         One draw of L_K (Burda et al. 2016, eq. 8).
     """
+    require_draws("importance.iwae", log_w)
     return log_mean_exp(log_w)
 
 
@@ -48,6 +50,7 @@ def effective_sample_size(log_w: Float[Array, " samples"]) -> Scalar:
     Returns:
         The number of equally weighted draws worth as much.
     """
+    require_draws("importance.effective_sample_size", log_w)
     return effective_samples(accumulate(empty_accumulator(()), log_w))
 
 
@@ -64,6 +67,7 @@ def naive(log_likelihood: Float[Array, " samples"]) -> Scalar:
     Returns:
         log 1/K sum p(x | z_k), in nats.
     """
+    require_draws("importance.naive", log_likelihood)
     return log_mean_exp(log_likelihood)
 
 
@@ -88,6 +92,7 @@ def renyi(log_w: Float[Array, " samples"], alpha: Scalar) -> Scalar:
     Returns:
         The bound.
     """
+    require_draws("importance.renyi", log_w)
     d = jnp.asarray(1.0 - alpha, log_w.dtype)
     mean = jnp.mean(log_w)
     # A weight of 0 has no mean logarithm to centre on: the plain form serves.

@@ -14,13 +14,19 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vgm.bounds import hierarchical
-from vgm.bounds.diffusion import Chain, Event, denoising_matching, noise_error
+from vgm.bounds.diffusion import (
+    Chain,
+    Event,
+    denoising_matching,
+    noise_error,
+    predict,
+)
 from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
 from vgm.divergences import kl_standard_normal
 from vgm.numerics import at_least_float32
 from vgm.processes import gaussian
-from vgm.processes.times import grid_time
+from vgm.processes.times import grid_time, require_steps
 from vgm.types import PRNGKey, Scalar
 
 
@@ -39,6 +45,7 @@ def consistency_terms(
         Terms in nats. The denoising terms are log q(z_s | before) - log p(z_s | z_t),
         s = 0 first: signed, and divergences only in their sum's expectation.
     """
+    require_steps(num_steps)
     x = at_least_float32(x)
     zero = jnp.zeros((), x.dtype)
 
@@ -51,7 +58,7 @@ def consistency_terms(
             return gaussian.transition(z_s, gamma_t, increment)
 
         def backward(z_t: Event) -> tuple[Event, Event]:
-            prediction = chain.predict(z_t, gamma_t)
+            prediction = predict(z_t, gamma_t, chain)
             x_hat = chain.parameterisation.to_x(z_t, prediction, gamma_t)
             return gaussian.posterior(z_t, x_hat, gamma_t, increment)
 
@@ -93,6 +100,7 @@ def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scala
     Returns:
         The log weight in nats: E[exp(log_weight)] = p(x).
     """
+    require_steps(num_steps)
     x = at_least_float32(x)
     key_top, key_steps = jax.random.split(key)
     eps_1 = jax.random.normal(key_top, x.shape, x.dtype)

@@ -4,6 +4,7 @@ from vgm.configs.checks import validate as validate
 from vgm.configs.plain import activation as activation
 from vgm.configs.plain import changed_fields as changed_fields
 from vgm.configs.plain import from_dict as from_dict
+from vgm.configs.plain import resolved as resolved
 from vgm.configs.plain import to_dict as to_dict
 from vgm.configs.presets import PRESETS as PRESETS
 from vgm.configs.schema import Config as Config

@@ -117,7 +117,7 @@ def changed_fields(before: Config, after: Config) -> list[str]:
         "train.batch-size (128 before, 64 now)", and so on.
     """
     # The same file may be reached by another path.
-    old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
+    old, new = (dict(flatten(to_dict(resolved(one)))) for one in (before, after))
     return [
         f"{name} ({value} before, {new[name]} now)"
         for name, value in old.items()
@@ -129,6 +129,19 @@ def _same_place(before: Any, after: Any, name: str) -> bool:
     if name not in ("data.path", "train.init-from") or before is None or after is None:
         return False
     return Path(before).resolve() == Path(after).resolve()
+
+
+def resolved(config: Config) -> Config:
+    """A configuration with what it leaves to be chosen as it is chosen.
+
+    Args:
+        config: Configuration.
+
+    Returns:
+        The same, in every word.
+    """
+    model = dataclasses.replace(config.model, activation=activation(config.model))
+    return dataclasses.replace(config, model=model)
 
 
 def activation(model: ModelConfig) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vgm.data import files
-from vgm.data.arrays import Dataset, Split
+from vgm.data.arrays import Dataset, Split, require_digits
 from vgm.errors import UserError
 
 
@@ -67,6 +67,7 @@ def _reals(path: Path, split: str, array: np.ndarray) -> np.ndarray:
         reals = array.astype(np.float32)
     if np.isinf(reals).any():
         raise UserError(f"{path}: x_{split} has numbers beyond float32; scale them")
+    require_digits(f"{path}: x_{split}", array)
     return reals
 
 

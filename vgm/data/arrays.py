@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vgm.errors import UserError
+
 
 class Split(NamedTuple):
     """Examples and, where known, their labels.
@@ -80,3 +82,31 @@ def take(split: Split, index: np.ndarray | slice) -> Split:
     """
     labels = None if split.labels is None else split.labels[index]
     return Split(split.x[index], labels)
+
+
+def require_digits(where: str, exact: np.ndarray) -> None:
+    """Check that reals differ by more than the rounding to float32 they will undergo.
+
+    Args:
+        where: What they are, for the message.
+        exact: Examples on the first axis; NaN where missing.
+
+    Raises:
+        UserError: If the spread of a number over the examples is below a thousand
+            roundings.
+    """
+    if not exact.size:
+        return
+    rows = exact.reshape(len(exact), -1).astype(np.float64)
+    absent = np.isnan(rows)
+    low = np.where(absent, np.inf, rows).min(0)
+    high = np.where(absent, -np.inf, rows).max(0)
+    spread, size = high - low, np.maximum(np.abs(low), np.abs(high))
+    lost = (spread > 0) & (spread < 1e3 * np.finfo(np.float32).eps * size)
+    if lost.any():
+        worst = int(np.argmax(lost))
+        raise UserError(
+            f"{where}: number {worst + 1} of each example has a spread of "
+            f"{spread[worst]:.3g} beside a size of {size[worst]:.3g}, which float32 "
+            "rounds away; subtract its mean first"
+        )

@@ -151,8 +151,8 @@ def read_npz(path: Path, *, missing: str = "none") -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if array.dtype.kind not in "uif":
             raise UserError(
-                f"{path}: {name} has dtype {array.dtype}; expected unsigned integers "
-                "(levels) or floats"
+                f"{path}: {name} has dtype {array.dtype}; expected integers (levels; "
+                "bits as uint8) or floats"
             )
         if array.dtype.kind != "f":
             continue

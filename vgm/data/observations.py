@@ -44,7 +44,7 @@ def require_observable(dataset: Dataset, observation: str) -> None:
     if observation != "density" and continuous:
         raise UserError(
             f"data.observation {observation!r} needs integer levels; these data are "
-            "floats: use 'density'"
+            "floats: use 'density', or store images as they were, round(255 x) as uint8"
         )
 
 

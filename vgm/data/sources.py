@@ -57,9 +57,11 @@ def load(
         return with_validation_trained_on(dataset)
     if dataset.validation is None:
         if not 0 <= num_validation < len(dataset.train.x):
+            count = len(dataset.train.x)
             raise UserError(
-                f"data.num-validation must be at least 0 and below the "
-                f"{len(dataset.train.x)} training examples; got {num_validation}"
+                f"data.num-validation must be at least 0 and below the {count} "
+                f"training examples, that many of which are held out to choose by; got "
+                f"{num_validation}: give --data.num-validation {count // 10}, a tenth"
             )
         train, validation = hold_out(dataset.train, num_validation)
         dataset = dataset._replace(train=train, validation=validation)

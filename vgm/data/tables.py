@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vgm.data.arrays import Dataset, Split
+from vgm.data.arrays import Dataset, Split, require_digits
 from vgm.data.files import read_bytes
 from vgm.errors import UserError
 
@@ -76,4 +76,6 @@ def _numbers(path: Path, rows: list[tuple[int, list[str]]], missing: str) -> np.
                     f"{path}, line {line}, column {column}: {cell!r} is no finite "
                     "number; mend or remove the row"
                 )
-    return np.asarray([row for _, row in rows], np.float32)
+    numbers = np.asarray([row for _, row in rows], np.float64)
+    require_digits(str(path), numbers)
+    return numbers.astype(np.float32)

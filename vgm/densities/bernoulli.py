@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.numerics import softplus
+from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
 
@@ -25,6 +26,7 @@ def log_prob(x: Float[Array, "*event"], logits: Float[Array, "*event"]) -> Scala
     Returns:
         The log mass, summed over coordinates.
     """
+    require_same("bernoulli.log_prob", x=x, logits=logits)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, logits = x.ravel(), logits.ravel()
     return jnp.sum(x * logits - softplus(logits))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vgm.numerics import on_levels
+from vgm.shapes import require
 from vgm.types import PRNGKey, Scalar
 
 
@@ -24,6 +25,7 @@ def log_prob(x: Int[Array, "*event"], logits: Float[Array, "*event levels"]) -> 
     Returns:
         The log mass, summed over coordinates.
     """
+    require("categorical.log_prob: logits", logits, (*x.shape, logits.shape[-1]))
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, logits = x.ravel(), logits.reshape(x.size, logits.shape[-1])
     # Relative to the largest: a common offset costs no digits.

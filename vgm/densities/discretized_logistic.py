@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vgm.numerics import log1mexp, log_sigmoid, on_levels
+from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
 
@@ -42,6 +43,7 @@ def log_prob(
     Returns:
         The log mass, summed over coordinates.
     """
+    require_same("discretized_logistic.log_prob", x=x, mean=mean, log_scale=log_scale)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, mean, log_scale = x.ravel(), mean.ravel(), log_scale.ravel()
     half_width = 1.0 / (levels - 1)
@@ -77,6 +79,7 @@ def sample(
     Returns:
         Levels, as int32.
     """
+    require_same("discretized_logistic.sample", mean=mean, log_scale=log_scale)
     noise = jax.random.logistic(key, mean.shape, mean.dtype)
     position = mean + jnp.exp(log_scale) * noise
     level = jnp.round((position + 1.0) * (0.5 * (levels - 1)))

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from vgm.densities.normal import LOG_2PI
 from vgm.numerics import log1mexp, log_ndtr, log_ndtr_remainder, on_levels
+from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
 # Exact for polynomials of degree 15; (2) is used where |c w| and w are below 1.
@@ -49,6 +50,7 @@ def log_prob(
     Returns:
         The log mass, summed over coordinates.
     """
+    require_same("discretized_normal.log_prob", x=x, mean=mean, log_std=log_std)
     x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()
     half_width = 1.0 / (levels - 1)
     inverse_std = jnp.exp(-log_std)
@@ -120,6 +122,7 @@ def sample(
     Returns:
         Levels, as int32.
     """
+    require_same("discretized_normal.sample", mean=mean, log_std=log_std)
     position = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
     level = jnp.round((position + 1.0) * (0.5 * (levels - 1)))
     return jnp.clip(level, 0, levels - 1).astype(jnp.int32)

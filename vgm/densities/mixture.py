@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
 
@@ -25,6 +26,9 @@ def log_prob(
     Returns:
         The log density.
     """
+    require_same(
+        "mixture.log_prob", component_log_prob=component_log_prob, logits=logits
+    )
     return jax.nn.logsumexp(component_log_prob + jax.nn.log_softmax(logits))
 
 

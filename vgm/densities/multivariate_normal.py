@@ -6,6 +6,7 @@ import jax.scipy as jsp
 from jaxtyping import Array, Float
 
 from vgm.densities.normal import LOG_2PI
+from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
 
@@ -32,6 +33,7 @@ def log_prob(
     Returns:
         The log density.
     """
+    require_same("multivariate_normal.log_prob", x=x, mean=mean)
     whitened = jsp.linalg.solve_triangular(cholesky, x - mean, lower=True)
     log_determinant = jnp.sum(jnp.log(jnp.diagonal(cholesky)))
     return -0.5 * (jnp.sum(whitened**2) + x.size * LOG_2PI) - log_determinant

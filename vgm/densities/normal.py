@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
 LOG_2PI = float(np.log(2.0 * np.pi))
@@ -31,6 +32,7 @@ def log_prob(
     Returns:
         The log density, summed over coordinates.
     """
+    require_same("normal.log_prob", x=x, mean=mean, log_std=log_std)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()
     standardized = (x - mean) * jnp.exp(-log_std)
@@ -51,6 +53,7 @@ def sample(
     Returns:
         The event, differentiable in mean and log_std.
     """
+    require_same("normal.sample", mean=mean, log_std=log_std)
     eps = jax.random.normal(key, mean.shape, mean.dtype)
     return mean + jnp.exp(log_std) * eps
 

@@ -70,9 +70,11 @@ def claim(config: configs.Config) -> Path:
         saved, _ = read_config(run_dir)
         changed = configs.changed_fields(saved, config)
         if changed:
+            longer = [name for name in changed if name.startswith("train.num-steps")]
+            remedy = ", with --train.init-from to go on from here" if longer else ""
             raise UserError(
                 f"--resume: {run_dir} was made with another {', '.join(changed)}; give "
-                "the same flags, or another --run-dir"
+                f"the same flags, or another --run-dir{remedy}"
             )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,7 @@ def write_config(run_dir: Path, config: configs.Config, form: DataForm) -> None:
         form: Form of its data.
     """
     content = {
-        "config": configs.to_dict(config),
+        "config": configs.to_dict(configs.resolved(config)),
         "data_form": form._asdict(),
         "versions": versions(),
     }

@@ -1,6 +1,8 @@
 """The numbers of a trained model, and the page that shows them."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from vgm.experiment.setup import Experiment
 from vgm.models import LatentVariableModel
 from vgm.models.target import TargetFlow
 from vgm.types import Batch, Params, PRNGKey
+
+Change = Callable[[configs.Config], configs.Config]
 
 NUM_WEIGHTS = 10_000
 """Draws whose largest weights tell their tail."""
@@ -89,6 +93,55 @@ def evaluate(
     if isinstance(model, LatentVariableModel):
         numbers["active_units"] = _active_units(experiment, params, key, stored)
     return numbers, by_example
+
+
+def observations(
+    run: str | Path, split: str = "test", *, data_path: Path | None = None
+) -> Batch:
+    """A split of a run's data as its model takes them, drawn as its evaluation did.
+
+    Args:
+        run: Folder of the run.
+        split: "train", "validation" or "test".
+        data_path: Where the data are now, if they moved.
+
+    Returns:
+        Observations, conditions and weights of one.
+
+    Raises:
+        UserError: If there is no such run or split, or the data are others.
+    """
+    experiment = of_run(Path(run), data_path)
+    conditional = experiment.config.model.conditional
+    stored = setup.stored_batch(_examples(experiment, split), conditional=conditional)
+    key_observe, _ = jax.random.split(setup.run_keys(experiment.config).test)
+    x = jax.jit(experiment.observe)(key_observe, stored.x)
+    return stored._replace(x=x)
+
+
+def of_run(
+    run_dir: Path, data_path: Path | None = None, *, change: Change = lambda same: same
+) -> Experiment:
+    """The experiment of a run, with the data that it was made with.
+
+    Args:
+        run_dir: Folder of the run.
+        data_path: Where the data are now, if they moved.
+        change: Configuration of the run to the one wanted.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        UserError: If there is no run, or the data are others.
+    """
+    config, _ = directory.read_config(run_dir)
+    if data_path is not None:
+        moved = dataclasses.replace(config.data, path=data_path)
+        config = dataclasses.replace(config, data=moved)
+    experiment = setup.prepare(change(config))
+    directory.require_same_data(run_dir, experiment.form)
+    return experiment
 
 
 def _examples(experiment: Experiment, split: str) -> Split:
@@ -231,7 +284,7 @@ def report(
         summary=tables.summary(result),
         results=tables.result_table(result),
         figures=drawn,
-        config=configs.to_dict(config),
+        config=configs.to_dict(configs.resolved(config)),
         versions=result["versions"],
     )
     (run_dir / "report.html").write_text(page, encoding="utf-8")

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.bounds import elbo
-from vgm.models import conditions, likelihoods, posteriors, priors
+from vgm.models import conditions, families, likelihoods, posteriors, priors
 from vgm.models.protocol import Latents, LatentVariableModel
 from vgm.types import Condition, Params, PRNGKey
 
@@ -109,7 +109,7 @@ class VAE(LatentVariableModel):
     ) -> Float[Array, " batch"]:
         """Log p(x | z)."""
         outputs = self.decode(params, z, condition, dropout_key=dropout_key)
-        return jax.vmap(self.likelihood.log_prob)(x, outputs)
+        return families.log_prob(self.likelihood, x, outputs)
 
     def log_prior(self, params: Params, z: Latents) -> Float[Array, " batch"]:
         """Log p(z)."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
-from vgm.models import conditions
+from vgm.models import conditions, families
 from vgm.models.likelihoods import Likelihood
 from vgm.types import Condition, Params, PRNGKey
 
@@ -72,7 +72,7 @@ class Autoregressive:
     ) -> Float[Array, " batch"]:
         """Log p(x), exact."""
         outputs = self.outputs(params, x, condition)
-        return jax.vmap(self.likelihood.log_prob)(x, outputs)
+        return families.log_prob(self.likelihood, x, outputs)
 
     def elbo_terms(
         self,
@@ -85,7 +85,7 @@ class Autoregressive:
     ) -> ElboTerms:
         """Log p(x) as reconstruction; nothing else; under dropout if ``train``."""
         outputs = self.outputs(params, x, condition, dropout_key=key if train else None)
-        log_prob = jax.vmap(self.likelihood.log_prob)(x, outputs)
+        log_prob = families.log_prob(self.likelihood, x, outputs)
         return single_latent_terms(log_prob, jnp.zeros_like(log_prob))
 
     def log_weight(

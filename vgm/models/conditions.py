@@ -23,9 +23,9 @@ def vectors(
 
     Raises:
         UserError: If there is an integer condition and no number of classes, or the
-            one without the other.
+            one without the other; if an array has no row for each example.
     """
-    leaves = jax.tree.leaves(condition)
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(condition)]
     if not leaves and num_classes:
         raise UserError(
             f"the model is conditional, on one of {num_classes} classes; got no "
@@ -33,9 +33,21 @@ def vectors(
         )
     if not leaves:
         return None
+    kinds = [jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in leaves]
+    if num_classes and not any(kinds):
+        raise UserError(
+            f"the model is conditional, on one of {num_classes} classes: give "
+            f"integers; got {', '.join(str(leaf.dtype) for leaf in leaves)}"
+        )
+    rows = {leaf.shape[:1] for leaf in leaves}
+    if len(rows) > 1 or () in rows:
+        raise UserError(
+            "a condition needs arrays with one row an example; got shapes "
+            f"{', '.join(str(leaf.shape) for leaf in leaves)}"
+        )
     parts = []
-    for leaf in leaves:
-        if jnp.issubdtype(leaf.dtype, jnp.integer):
+    for leaf, is_integer in zip(leaves, kinds, strict=True):
+        if is_integer:
             if not num_classes:
                 raise UserError(
                     "an integer condition needs num_classes; got num_classes=0"

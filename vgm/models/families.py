@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vgm.shapes import require
 from vgm.types import PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
@@ -32,6 +34,27 @@ class Likelihood(NamedTuple):
     sample: Callable[[PRNGKey, Outputs], Any]
     mean: Callable[[Outputs], Event]
     initial_bias: Callable[..., Outputs]
+
+
+def log_prob(
+    family: Likelihood, x: Any, outputs: Float[Array, " batch *event outputs"]
+) -> Float[Array, " batch"]:
+    """Log p(x | z) of a batch.
+
+    Args:
+        family: Family.
+        x: Observations.
+        outputs: The decoder's outputs.
+
+    Returns:
+        Nats, one number an example.
+
+    Raises:
+        ValueError: If the family gives several an example.
+    """
+    found = jax.vmap(family.log_prob)(x, outputs)
+    require("likelihood.log_prob over a batch", found, (len(outputs),))
+    return found
 
 
 Observed = Bool[Array, " batch *event"] | None

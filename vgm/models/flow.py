@@ -22,6 +22,7 @@ from vgm.models import conditions, likelihoods
 from vgm.models.layers import Context, Layer, push
 from vgm.models.learned import velocity
 from vgm.processes import times
+from vgm.shapes import require
 from vgm.types import Condition, Params, PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
@@ -73,6 +74,7 @@ class Flow:
 
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
         """Parameters: standardisation by all of x, layers by some of it."""
+        require("x", x, (len(x), *self.event_shape))
         key_u, key_data, key_layers, key_noise = jax.random.split(key, 4)
         context = conditions.vectors(condition, self.num_classes)
         value = x

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from vgm.bounds import hierarchical
 from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
-from vgm.models import conditions, likelihoods, networks
+from vgm.models import conditions, families, likelihoods, networks
 from vgm.models import ladder_passes as passes
 from vgm.models.ladder_networks import Head, Maps, Stem
 from vgm.models.ladder_passes import (
@@ -264,7 +264,7 @@ class Ladder(LatentVariableModel):
 
     def _log_likelihood(self, params: Params, x: Any, state: Maps) -> Values:
         outputs = self._outputs(params, state)
-        return jax.vmap(self.likelihood.log_prob)(x, outputs)
+        return families.log_prob(self.likelihood, x, outputs)
 
     def _walk_prior(
         self, key: PRNGKey, params: Params, count: int, condition: Condition

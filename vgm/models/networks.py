@@ -223,7 +223,8 @@ def require_image(event_shape: tuple[int, ...]) -> None:
     if len(event_shape) != 3 or event_shape[0] % 4 or event_shape[1] % 4:
         raise UserError(
             "model.architecture 'conv' needs (height, width, channels) with height and "
-            f"width divisible by 4; got {event_shape}; use 'mlp'"
+            f"width divisible by 4; got {event_shape}; use 'mlp', or store images with "
+            "their axis of channels, [examples, height, width, 1]"
         )
 
 

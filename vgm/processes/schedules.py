@@ -60,8 +60,20 @@ def linear(gamma_min: Number, gamma_max: Number) -> Schedule:
 
     Returns:
         The schedule.
+
+    Raises:
+        ValueError: If both ends are plain numbers and do not rise.
     """
     return interpolate(gamma_min, gamma_max, LINE)
+
+
+def _require_rise(gamma_min: Number, gamma_max: Number) -> None:
+    """Of ends that are plain numbers; learned ones are traced."""
+    plain = isinstance(gamma_min, int | float) and isinstance(gamma_max, int | float)
+    if plain and not gamma_min < gamma_max:
+        raise ValueError(
+            f"gamma_min must be below gamma_max; got {gamma_min} and {gamma_max}"
+        )
 
 
 def interpolate(gamma_min: Number, gamma_max: Number, unit: Schedule) -> Schedule:
@@ -74,7 +86,11 @@ def interpolate(gamma_min: Number, gamma_max: Number, unit: Schedule) -> Schedul
 
     Returns:
         The schedule.
+
+    Raises:
+        ValueError: If both ends are plain numbers and do not rise.
     """
+    _require_rise(gamma_min, gamma_max)
     span = gamma_max - gamma_min
     return Schedule(
         lambda t: gamma_min + span * unit.gamma(t),
@@ -99,7 +115,11 @@ def cosine(gamma_min: Number, gamma_max: Number) -> Schedule:
 
     Returns:
         The schedule.
+
+    Raises:
+        ValueError: If both ends are plain numbers and do not rise.
     """
+    _require_rise(gamma_min, gamma_max)
     first = jnp.arctan(jnp.exp(0.5 * jnp.asarray(gamma_min, float)))
     last = jnp.arctan(jnp.exp(-0.5 * jnp.asarray(gamma_max, float)))
     span = 0.5 * jnp.pi - first - last
@@ -146,7 +166,11 @@ def sigmoid(
 
     Returns:
         The schedule.
+
+    Raises:
+        ValueError: If both ends are plain numbers and do not rise.
     """
+    _require_rise(gamma_min, gamma_max)
     low, high = jnp.asarray(gamma_min, float), jnp.asarray(gamma_max, float)
     scale = sigmoid_rise(high, high - low)
     whole = sigmoid_rise(jnp.asarray(steepness, float), 2.0 * steepness)

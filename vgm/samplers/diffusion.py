@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.bounds.diffusion import Chain
+from vgm.bounds.diffusion import Chain, predict
 from vgm.processes import gaussian
+from vgm.processes.times import require_steps
 from vgm.types import PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
@@ -118,12 +119,14 @@ def _run(
     step: Step,
     keep: Callable[[Event, Event], Any],
 ) -> tuple[Event, Any]:
+    require_steps(num_steps)
+
     def body(z_t: Event, inputs: tuple[PRNGKey, Array]) -> tuple[Event, Any]:
         key, index = inputs
         t, width = index.astype(z_t.dtype) / num_steps, 1.0 / num_steps
         gamma_t = chain.schedule.gamma(t)
         increment = chain.schedule.increment(t, jnp.asarray(width, z_t.dtype))
-        x_hat = chain.parameterisation.to_x(z_t, chain.predict(z_t, gamma_t), gamma_t)
+        x_hat = chain.parameterisation.to_x(z_t, predict(z_t, gamma_t, chain), gamma_t)
         z_s = step(key, z_t, x_hat, gamma_t, increment)
         return z_s, keep(z_s, x_hat)
 

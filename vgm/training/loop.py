@@ -110,7 +110,8 @@ def run_steps(
         mesh: Devices that share each batch.
 
     Returns:
-        State after, and metrics averaged over the steps; ``skipped`` is their count.
+        State after, and metrics averaged over the steps taken, NaN if there were none;
+        ``skipped`` counts the others.
     """
     key_order, key_steps = jax.random.split(key)
     num_examples = len(data.weight)
@@ -152,8 +153,11 @@ def run_steps(
     state, sums = jax.lax.fori_loop(
         start // per_epoch, (stop - 1) // per_epoch + 1, one_epoch, (state, zeros)
     )
-    counted = jnp.maximum(stop - start - sums.skipped, 1.0)
-    means = jax.tree.map(lambda total: total / counted, sums)
+    counted = stop - start - sums.skipped
+    # Without a step there is no mean: 0 would pass for one.
+    means = jax.tree.map(
+        lambda total: jnp.where(counted > 0.0, total / counted, jnp.nan), sums
+    )
     return state, means._replace(skipped=sums.skipped)
 
 

@@ -1,0 +1,129 @@
+"""Shapes that do not agree are refused: broadcasting would sum other numbers."""
+
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vgm import divergences
+from vgm.bounds import diffusion, importance, trajectories
+from vgm.densities import (
+    bernoulli,
+    categorical,
+    discretized_logistic,
+    discretized_normal,
+    mixture,
+    multivariate_normal,
+    normal,
+)
+from vgm.errors import UserError
+from vgm.models import conditions, families
+from vgm.processes import gaussian, schedules
+from vgm.samplers import diffusion as samplers
+
+KEY = jax.random.key(0)
+A, B, V = jnp.zeros((2, 3)), jnp.zeros((3, 2)), jnp.zeros(3)
+LEVELS = jnp.zeros((2, 3), jnp.int32)
+CALLS = {
+    "normal.log_prob": (normal.log_prob, (A, B, A)),
+    "normal.sample": (normal.sample, (KEY, jnp.zeros(()), V)),
+    "bernoulli.log_prob": (bernoulli.log_prob, (A, B)),
+    "categorical.log_prob": (categorical.log_prob, (LEVELS, jnp.zeros((3, 2, 4)))),
+    "multivariate_normal.log_prob": (
+        multivariate_normal.log_prob,
+        (jnp.zeros((3, 1)), V, jnp.eye(3)),
+    ),
+    "mixture.log_prob": (mixture.log_prob, (V, jnp.zeros(()))),
+    "kl_normal": (divergences.kl_normal, (A, A, B, A)),
+    "kl_standard_normal": (divergences.kl_standard_normal, (V, jnp.zeros(()))),
+    "kl_categorical": (divergences.kl_categorical, (A, jnp.zeros(3))),
+    "kl_bernoulli": (divergences.kl_bernoulli, (A, B)),
+    "importance.iwae": (importance.iwae, (A,)),
+    "importance.naive": (importance.naive, (A,)),
+    "importance.renyi": (importance.renyi, (A, jnp.zeros(()))),
+    "importance.effective_sample_size": (importance.effective_sample_size, (A,)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_arguments_of_other_shapes_are_refused(name):
+    """As in a program that does not check its types, which the tests' wrapper does."""
+    function, arguments = CALLS[name]
+    with pytest.raises(ValueError, match=f"^{re.escape(name)}.*; got|^{name}.* must"):
+        inspect.unwrap(function)(*arguments)
+
+
+@pytest.mark.parametrize("density", [discretized_logistic, discretized_normal])
+def test_levels_of_one_noise_are_refused(density):
+    name = density.__name__.rpartition(".")[2]
+    with pytest.raises(ValueError, match=rf"{name}\.sample.*mean \(\)"):
+        inspect.unwrap(density.sample)(KEY, jnp.zeros(()), V, levels=4)
+    with pytest.raises(ValueError, match=rf"{name}\.log_prob.*x \(2, 3\), mean \(3, 2"):
+        inspect.unwrap(density.log_prob)(LEVELS, B, A, levels=4)
+
+
+def chain(predict=lambda z, gamma: z, log_likelihood=lambda z: jnp.sum(z)):
+    return diffusion.Chain(
+        schedules.linear(-5.0, 5.0),
+        predict,
+        gaussian.PARAMETERISATIONS["eps"],
+        log_likelihood,
+    )
+
+
+WRONG = [
+    (lambda z, gamma: z[:, None], r"chain\.predict must have shape \(2,\); got \(2, 1"),
+    (lambda z, gamma: jnp.sum(z), r"chain\.predict must have shape \(2,\); got \(\)"),
+]
+FORMS = {
+    "all steps": lambda c, n: diffusion.discrete_terms(KEY, V[:2], c, num_steps=n),
+    "drawn steps": lambda c, n: diffusion.sampled_terms(
+        KEY, V[:2], V[:1], c, num_steps=n
+    ),
+    "trajectory": lambda c, n: trajectories.log_weight(KEY, V[:2], c, num_steps=n),
+    "consistency": lambda c, n: trajectories.consistency_terms(
+        KEY, V[:2], c, num_steps=n
+    ),
+    "draws": lambda c, n: samplers.sample(
+        KEY, V[:2], c, num_steps=n, step=samplers.ancestral_step
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_network_of_another_shape_is_refused(form):
+    for predict, message in WRONG:
+        with pytest.raises(ValueError, match=message):
+            FORMS[form](chain(predict), 3)
+    with pytest.raises(ValueError, match="num_steps must be at least 1; got 0"):
+        FORMS[form](chain(), 0)
+
+
+def test_a_likelihood_of_several_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"log_likelihood\(z_0\) must have shape \(\)"):
+        FORMS["all steps"](chain(log_likelihood=lambda z: z), 3)
+    unused = dict.fromkeys(families.Likelihood._fields)
+    family = families.Likelihood(**{**unused, "log_prob": lambda x, outputs: x})
+    with pytest.raises(ValueError, match=r"log_prob over a batch must .* got \(2, 3\)"):
+        families.log_prob(family, A, jnp.zeros((2, 3, 1)))
+
+
+@pytest.mark.parametrize(
+    "build", [schedules.linear, schedules.cosine, schedules.sigmoid]
+)
+def test_schedules_rise(build):
+    with pytest.raises(ValueError, match="gamma_min must be below gamma_max; got 5"):
+        build(5.0, -13.0)
+    jax.jit(lambda low: build(low, -13.0).gamma(jnp.ones(())))(5.0)  # learned: unknown
+
+
+def test_conditions_have_a_row_an_example():
+    labels = jnp.asarray([0, 2])
+    assert conditions.vectors((labels, A), 3).shape == (2, 6)
+    with pytest.raises(UserError, match=r"3 classes: give integers; got float32"):
+        conditions.vectors(A[:, 0], 3)
+    for condition in (jnp.asarray(1), (labels, V), [0, 2]):
+        with pytest.raises(UserError, match="one row an example; got shapes"):
+            conditions.vectors(condition, 3)

@@ -1,0 +1,56 @@
+"""Shapes that must agree: where they do not, broadcasting sums the wrong numbers."""
+
+import jax.numpy as jnp
+from jaxtyping import ArrayLike
+
+
+def require_same(where: str, **arrays: ArrayLike) -> None:
+    """Check that arguments have one shape.
+
+    Args:
+        where: Function that was called, for the message.
+        **arrays: Its arguments.
+
+    Raises:
+        ValueError: If they have not.
+    """
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"{where}: the arguments must have one shape, that of an event (batch them "
+            f"by jax.vmap); got {found}"
+        )
+
+
+def require(what: str, array: ArrayLike, shape: tuple[int, ...]) -> None:
+    """Check the shape of one array, such as what a function of the caller's returned.
+
+    Args:
+        what: What it is, for the message.
+        array: The array.
+        shape: What it must be.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if jnp.shape(array) != shape:
+        raise ValueError(f"{what} must have shape {shape}; got {jnp.shape(array)}")
+
+
+def require_draws(where: str, log_w: ArrayLike) -> None:
+    """Check that log weights are those of one example.
+
+    Args:
+        where: Function that was called, for the message.
+        log_w: The log weights.
+
+    Raises:
+        ValueError: If they have not one axis.
+    """
+    if jnp.ndim(log_w) != 1:
+        raise ValueError(
+            f"{where}: log_w must have one axis, the draws of one example; got shape "
+            f"{jnp.shape(log_w)}: over examples use jax.vmap, for [draws, batch] with "
+            "in_axes=1"
+        )
