@@ -154,15 +154,14 @@ def test_a_run_gives_its_observations(finished_run):
     assert sizes == [1197, 303, 297]
 
 
-def test_a_choice_left_open_is_recorded_as_made(finished_run):
-    """Runs of versions that had to be told go on, whatever is chosen later."""
+def test_a_choice_left_open_is_recorded_as_made(finished_run, capsys):
+    """A run that was told goes on without being told, whatever is chosen later."""
     config = json.loads((finished_run / "config.json").read_text())["config"]
     assert config["model"]["activation"] == "relu"
-    open_, told = (
-        configs.Config(preset="p", model=configs.ModelConfig(activation=name))
-        for name in ("auto", "relu")
-    )
-    assert configs.changed_fields(told, open_) == []
+    again = [*QUICK, "--run-dir", str(finished_run), "--resume"]
+    assert train.main([*again, "--model.activation", "relu"]) == 0
+    assert train.main([*again, "--model.activation", "tanh"]) == 2
+    assert "activation (relu before, tanh now)" in capsys.readouterr().err
 
 
 def test_evaluate_gives_the_numbers_of_the_run(finished_run, tmp_path):

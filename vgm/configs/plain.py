@@ -117,7 +117,7 @@ def changed_fields(before: Config, after: Config) -> list[str]:
         "train.batch-size (128 before, 64 now)", and so on.
     """
     # The same file may be reached by another path.
-    old, new = (dict(flatten(to_dict(resolved(one)))) for one in (before, after))
+    old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
     return [
         f"{name} ({value} before, {new[name]} now)"
         for name, value in old.items()

@@ -32,6 +32,7 @@ def run(config: configs.Config, reporter: Reporter | None = None) -> dict[str, A
     """
     reporter = reporter or Reporter()
     experiment = prepare(config)
+    config = experiment.config
     if not directory.has_begun(directory.run_directory(config)):
         directory.require_source(experiment)
     run_dir = directory.claim(config)

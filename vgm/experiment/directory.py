@@ -119,7 +119,7 @@ def write_config(run_dir: Path, config: configs.Config, form: DataForm) -> None:
         form: Form of its data.
     """
     content = {
-        "config": configs.to_dict(configs.resolved(config)),
+        "config": configs.to_dict(config),
         "data_form": form._asdict(),
         "versions": versions(),
     }

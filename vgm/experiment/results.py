@@ -284,7 +284,7 @@ def report(
         summary=tables.summary(result),
         results=tables.result_table(result),
         figures=drawn,
-        config=configs.to_dict(configs.resolved(config)),
+        config=configs.to_dict(config),
         versions=result["versions"],
     )
     (run_dir / "report.html").write_text(page, encoding="utf-8")

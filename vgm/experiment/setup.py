@@ -37,7 +37,7 @@ class Experiment(NamedTuple):
 
 
 def prepare(config: configs.Config) -> Experiment:
-    """Check a configuration, load its data, build its model.
+    """Check a configuration, resolve it, load its data, build its model.
 
     Args:
         config: Configuration.
@@ -49,6 +49,7 @@ def prepare(config: configs.Config) -> Experiment:
         UserError: If something in it cannot be.
     """
     configs.validate(config)
+    config = configs.resolved(config)
     dataset = data.load(
         config.data.name,
         config.data.path,
