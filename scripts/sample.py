@@ -45,7 +45,7 @@ def sample(arguments: list[str] | None) -> None:
     base = args.output or args.run / f"samples-seed-{args.seed}"
     archive, picture = (base.with_name(base.name + end) for end in (".npz", ".png"))
     for path in (archive, picture):
-        storage.require_new_file(path, "--output")
+        storage.require_new_file(path, "--output" if args.output else "--seed")
     condition = _labels(args, form.num_classes if config.model.conditional else 0)
     key = jax.random.key(args.seed)
     draw = jax.jit(model.sample, static_argnums=2)

@@ -224,7 +224,10 @@ def test_sample_writes_an_array_and_a_picture(finished_run, tmp_path, capsys):
         assert archive["samples"].shape == (7, 8, 8, 1)
     assert Path(base + ".png").stat().st_size > 1000
     assert sample.main(arguments) == 2
-    assert "exists" in capsys.readouterr().err
+    assert "--output: " in capsys.readouterr().err
+    again = [str(finished_run), "--num-samples", "2", "--seed", "5"]
+    assert [sample.main(again), sample.main(again)] == [0, 2]
+    assert re.search("--seed: .* exists already", capsys.readouterr().err)
 
 
 def test_compare_prints_a_table_and_refuses_to_mix(finished_run, tmp_path, capsys):

@@ -70,6 +70,24 @@ def predict(z: Event, gamma: Scalar, chain: Chain) -> Event:
     return prediction
 
 
+def log_likelihood(z_0: Event, chain: Chain) -> Scalar:
+    """Log p(x | z_0) of the decoder.
+
+    Args:
+        z_0: The last latent.
+        chain: Diffusion.
+
+    Returns:
+        Nats.
+
+    Raises:
+        ValueError: If it is no single number.
+    """
+    found = chain.log_likelihood(z_0)
+    require("chain.log_likelihood(z_0)", found, ())
+    return found
+
+
 def noise_error(x: Event, eps: Event, gamma: Scalar, chain: Chain) -> Event:
     """Eps - eps_hat, the error of a prediction at z = alpha x + sigma eps.
 
@@ -254,6 +272,4 @@ def _with_outer_terms(
     zero = jnp.zeros((), x.dtype)
     z_0 = gaussian.diffuse(x, eps, chain.schedule.gamma(zero))
     top = prior_matching(x, chain.schedule.gamma(zero + 1.0))
-    reconstruction = chain.log_likelihood(z_0)
-    require("chain.log_likelihood(z_0)", reconstruction, ())
-    return ElboTerms(reconstruction, top, matching)
+    return ElboTerms(log_likelihood(z_0, chain), top, matching)

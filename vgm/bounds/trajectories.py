@@ -18,6 +18,7 @@ from vgm.bounds.diffusion import (
     Chain,
     Event,
     denoising_matching,
+    log_likelihood,
     noise_error,
     predict,
 )
@@ -78,7 +79,7 @@ def consistency_terms(
         x,
         hierarchical.diagonal(lambda x: start),
         [hierarchical.Stack(step, jnp.arange(1, num_steps + 1))],
-        log_likelihood=chain.log_likelihood,
+        log_likelihood=lambda z_0: log_likelihood(z_0, chain),
         prior_matching=prior_matching,
     )
 
@@ -127,4 +128,4 @@ def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scala
     steps = jnp.arange(num_steps, 0, -1)
     (eps_0, log_w), _ = jax.lax.scan(step, (eps_1, start), (keys, steps))
     gamma_0 = chain.schedule.gamma(jnp.zeros((), x.dtype))
-    return log_w + chain.log_likelihood(gaussian.diffuse(x, eps_0, gamma_0))
+    return log_w + log_likelihood(gaussian.diffuse(x, eps_0, gamma_0), chain)

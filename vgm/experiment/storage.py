@@ -98,7 +98,7 @@ def require_new_file(path: Path, flag: str) -> None:
         UserError: If it exists or its folder does not.
     """
     if path.exists():
-        raise UserError(f"{flag}: {path} exists already; give another file")
+        raise UserError(f"{flag}: {path} exists already; give another")
     if not path.parent.is_dir():
         raise UserError(f"{flag} {path}: the folder {path.parent} does not exist")
 
