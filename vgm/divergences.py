@@ -43,6 +43,9 @@ def kl_normal(
 
     Returns:
         The divergence, summed over coordinates.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same(
         "kl_normal",
@@ -73,6 +76,9 @@ def kl_standard_normal(
 
     Returns:
         The divergence, summed over coordinates.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("kl_standard_normal", q_mean=q_mean, q_log_std=q_log_std)
     return sum_half_expm1_minus(2.0 * q_log_std, plus=0.5 * q_mean**2)
@@ -147,6 +153,9 @@ def kl_categorical(
 
     Returns:
         The divergence, summed over coordinates.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("kl_categorical", q_logits=q_logits, p_logits=p_logits)
     log_total = jax.nn.logsumexp(q_logits, axis=-1, keepdims=True)
@@ -196,6 +205,9 @@ def kl_bernoulli(
 
     Returns:
         The divergence, summed over coordinates.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("kl_bernoulli", q_logits=q_logits, p_logits=p_logits)
     q_logits, p_logits = q_logits.ravel(), p_logits.ravel()

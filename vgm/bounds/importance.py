@@ -32,6 +32,9 @@ def iwae(log_w: Float[Array, " samples"]) -> Scalar:
 
     Returns:
         One draw of L_K (Burda et al. 2016, eq. 8).
+
+    Raises:
+        ValueError: If log_w has another axis than that of the draws.
     """
     require_draws("importance.iwae", log_w)
     return log_mean_exp(log_w)
@@ -49,6 +52,9 @@ def effective_sample_size(log_w: Float[Array, " samples"]) -> Scalar:
 
     Returns:
         The number of equally weighted draws worth as much.
+
+    Raises:
+        ValueError: If log_w has another axis than that of the draws.
     """
     require_draws("importance.effective_sample_size", log_w)
     return effective_samples(accumulate(empty_accumulator(()), log_w))
@@ -66,6 +72,9 @@ def naive(log_likelihood: Float[Array, " samples"]) -> Scalar:
 
     Returns:
         log 1/K sum p(x | z_k), in nats.
+
+    Raises:
+        ValueError: If log_w has another axis than that of the draws.
     """
     require_draws("importance.naive", log_likelihood)
     return log_mean_exp(log_likelihood)
@@ -91,6 +100,9 @@ def renyi(log_w: Float[Array, " samples"], alpha: Scalar) -> Scalar:
 
     Returns:
         The bound.
+
+    Raises:
+        ValueError: If log_w has another axis than that of the draws.
     """
     require_draws("importance.renyi", log_w)
     d = jnp.asarray(1.0 - alpha, log_w.dtype)

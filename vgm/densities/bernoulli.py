@@ -25,6 +25,9 @@ def log_prob(x: Float[Array, "*event"], logits: Float[Array, "*event"]) -> Scala
 
     Returns:
         The log mass, summed over coordinates.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("bernoulli.log_prob", x=x, logits=logits)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.

@@ -42,6 +42,9 @@ def log_prob(
 
     Returns:
         The log mass, summed over coordinates.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("discretized_logistic.log_prob", x=x, mean=mean, log_scale=log_scale)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
@@ -78,6 +81,9 @@ def sample(
 
     Returns:
         Levels, as int32.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("discretized_logistic.sample", mean=mean, log_scale=log_scale)
     noise = jax.random.logistic(key, mean.shape, mean.dtype)

@@ -49,6 +49,9 @@ def log_prob(
 
     Returns:
         The log mass, summed over coordinates.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("discretized_normal.log_prob", x=x, mean=mean, log_std=log_std)
     x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()
@@ -121,6 +124,9 @@ def sample(
 
     Returns:
         Levels, as int32.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("discretized_normal.sample", mean=mean, log_std=log_std)
     position = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)

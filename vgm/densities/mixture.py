@@ -25,6 +25,9 @@ def log_prob(
 
     Returns:
         The log density.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same(
         "mixture.log_prob", component_log_prob=component_log_prob, logits=logits

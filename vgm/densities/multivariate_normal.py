@@ -32,6 +32,9 @@ def log_prob(
 
     Returns:
         The log density.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("multivariate_normal.log_prob", x=x, mean=mean)
     whitened = jsp.linalg.solve_triangular(cholesky, x - mean, lower=True)

@@ -31,6 +31,9 @@ def log_prob(
 
     Returns:
         The log density, summed over coordinates.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("normal.log_prob", x=x, mean=mean, log_std=log_std)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
@@ -52,6 +55,9 @@ def sample(
 
     Returns:
         The event, differentiable in mean and log_std.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
     require_same("normal.sample", mean=mean, log_std=log_std)
     eps = jax.random.normal(key, mean.shape, mean.dtype)
