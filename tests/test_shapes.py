@@ -7,21 +7,32 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vgm import divergences
-from vgm.bounds import diffusion, importance, trajectories
+from vgm import divergences, models
+from vgm.bounds import (
+    diffusion,
+    elbo,
+    gradients,
+    hierarchical,
+    importance,
+    trajectories,
+)
 from vgm.densities import (
     bernoulli,
     categorical,
     discretized_logistic,
+    discretized_logistic_mixture,
     discretized_normal,
     mixture,
     multivariate_normal,
     normal,
 )
 from vgm.errors import UserError
-from vgm.models import conditions, families
+from vgm.evaluation import imputation, likelihood
+from vgm.models import conditions, families, flows
 from vgm.processes import gaussian, schedules
 from vgm.samplers import diffusion as samplers
+from vgm.training import objective
+from vgm.types import Batch
 
 KEY = jax.random.key(0)
 A, B, V = jnp.zeros((2, 3)), jnp.zeros((3, 2)), jnp.zeros(3)
@@ -35,13 +46,30 @@ CALLS = {
         multivariate_normal.log_prob,
         (jnp.zeros((3, 1)), V, jnp.eye(3)),
     ),
+    "multivariate_normal.log_prob: cholesky": (
+        multivariate_normal.log_prob,
+        (V, V, jnp.eye(3)[:1]),
+    ),
+    "multivariate_normal.sample: cholesky": (
+        multivariate_normal.sample,
+        (KEY, V, jnp.eye(3)[:1]),
+    ),
     "mixture.log_prob": (mixture.log_prob, (V, jnp.zeros(()))),
     "kl_normal": (divergences.kl_normal, (A, A, B, A)),
     "kl_standard_normal": (divergences.kl_standard_normal, (V, jnp.zeros(()))),
+    "kl_multivariate_normal": (
+        divergences.kl_multivariate_normal,
+        (V, jnp.eye(3), V[:1], jnp.eye(3)),
+    ),
+    "kl_multivariate_normal: p_cholesky": (
+        divergences.kl_multivariate_normal,
+        (V, jnp.eye(3), V, jnp.eye(3)[:1]),
+    ),
     "kl_categorical": (divergences.kl_categorical, (A, jnp.zeros(3))),
     "kl_bernoulli": (divergences.kl_bernoulli, (A, B)),
     "importance.iwae": (importance.iwae, (A,)),
     "importance.naive": (importance.naive, (A,)),
+    "importance.iwae: log_w": (importance.iwae, (V[:0],)),
     "importance.renyi": (importance.renyi, (A, jnp.zeros(()))),
     "importance.effective_sample_size": (importance.effective_sample_size, (A,)),
 }
@@ -109,6 +137,82 @@ def test_a_likelihood_of_several_numbers_is_refused():
     family = families.Likelihood(**{**unused, "log_prob": lambda x, outputs: x})
     with pytest.raises(ValueError, match=r"log_prob over a batch must .* got \(2, 3\)"):
         families.log_prob(family, A, jnp.zeros((2, 3, 1)))
+
+
+COLOURS = jnp.zeros((2, 3, 3), jnp.int32)
+ENDS = {"logits": (5,), "mean": (5, 3), "log_scale": (5, 3), "coupling": (5, 3)}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_parameters_of_another_image_are_refused(name):
+    module = discretized_logistic_mixture
+    leaves = {field: jnp.zeros((2, 3, *end)) for field, end in ENDS.items()}
+    leaves[name] = jnp.swapaxes(leaves[name], 0, 1)  # as many pixels
+    parameters = module.Parameters(**leaves)
+    message = rf"parameters\.{name} must have shape \(2, 3.*; got \(3, 2"
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(module.log_prob)(COLOURS, parameters, levels=4)
+    # A draw has the shape of the logits.
+    with pytest.raises(ValueError, match=r"parameters\.\w+ must have shape .*; got"):
+        inspect.unwrap(module.sample)(KEY, parameters, levels=4)
+
+
+def test_a_hierarchy_needs_one_divergence_of_its_top():
+    first = hierarchical.Conditional(lambda key, x: x, lambda z, x: jnp.sum(z))
+    with pytest.raises(ValueError, match=r"prior_matching.* shape \(\); got \(3,\)"):
+        hierarchical.markov_terms(
+            KEY, V, first, [], log_likelihood=jnp.sum, prior_matching=lambda x, z: z
+        )
+
+
+NO_DRAW = {
+    "log ratio": lambda: elbo.from_log_ratio(
+        KEY, lambda key: V, jnp.sum, jnp.sum, num_samples=0
+    ),
+    "entropy": lambda: elbo.from_entropy(
+        KEY, lambda key: V, jnp.sum, jnp.zeros(()), num_samples=0
+    ),
+    "KL": lambda: elbo.from_kl(
+        KEY, lambda key: V, jnp.sum, jnp.zeros(()), num_samples=0
+    ),
+    "Monte Carlo KL": lambda: divergences.kl_monte_carlo(
+        KEY, lambda key: V, jnp.sum, jnp.sum, num_samples=0
+    ),
+    "stream": lambda: importance.stream(
+        KEY, lambda key: V, num_samples=0, chunk_size=1
+    ),
+    "gradient": lambda: inspect.unwrap(gradients.iwae_pathwise)(
+        KEY, None, gradients.System(jax.random.normal, jnp.sum, jnp.sum), num_samples=0
+    ),
+    "objective": lambda: objective.negative_elbo(MODEL, num_samples=0),
+    "evaluation": lambda: likelihood.example_terms(
+        KEY,
+        None,
+        Batch(A, None, A[:, 0]),
+        model=MODEL,
+        observe=lambda key, x: x,
+        batch_size=1,
+        num_samples=0,
+    ),
+    "imputation": lambda: inspect.unwrap(imputation.impute)(
+        KEY, None, A, model=MODEL, num_samples=0
+    ),
+}
+MODEL = models.vae.mlp(
+    event_shape=(3,), latent_dim=2, hidden=(4,), likelihood="bernoulli"
+)
+
+
+@pytest.mark.parametrize("call", NO_DRAW)
+def test_the_mean_of_no_draws_is_refused(call):
+    with pytest.raises(ValueError, match="num_samples must be at least 1; got 0"):
+        NO_DRAW[call]()
+
+
+def test_a_bound_on_drawn_weights_needs_latents():
+    flow = flows.flow(flows.realnvp((3,), flows.Step(hidden=(4,)), 1), event_shape=(3,))
+    with pytest.raises(UserError, match="need a model with latent variables; use"):
+        objective.negative_bound(flow, num_samples=2)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import jax.scipy as jsp
 from jaxtyping import Array, Float
 
 from vgm.numerics import expm1_minus_over_square, softplus, sum_half_expm1_minus
-from vgm.shapes import require_same
+from vgm.shapes import require, require_positive, require_same
 from vgm.types import PRNGKey, Scalar
 
 
@@ -111,7 +111,13 @@ def kl_multivariate_normal(
 
     Returns:
         The divergence.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
+    require_same("kl_multivariate_normal", q_mean=q_mean, p_mean=p_mean)
+    for name, factor in (("q_cholesky", q_cholesky), ("p_cholesky", p_cholesky)):
+        require(f"kl_multivariate_normal: {name}", factor, 2 * jnp.shape(q_mean))
     excess = jsp.linalg.solve_triangular(
         p_cholesky, q_cholesky - p_cholesky, lower=True
     )
@@ -244,7 +250,11 @@ def kl_monte_carlo(
 
     Returns:
         The mean log ratio over the draws.
+
+    Raises:
+        ValueError: If there is no draw.
     """
+    require_positive(num_samples=num_samples)
 
     def log_ratio(key: PRNGKey) -> Scalar:
         z = sample(key)

@@ -1,4 +1,7 @@
-"""Shapes that must agree: where they do not, broadcasting sums the wrong numbers."""
+"""Shapes that must agree: where they do not, broadcasting sums the wrong numbers.
+
+And counts of which there must be one at least: the mean of nothing is no number.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
@@ -39,18 +42,32 @@ def require(what: str, array: ArrayLike, shape: tuple[int, ...]) -> None:
 
 
 def require_draws(where: str, log_w: ArrayLike) -> None:
-    """Check that log weights are those of one example.
+    """Check that log weights are those of one example, at least one.
 
     Args:
         where: Function that was called, for the message.
         log_w: The log weights.
 
     Raises:
-        ValueError: If they have not one axis.
+        ValueError: If they have not one axis, or there is none.
     """
-    if jnp.ndim(log_w) != 1:
+    if jnp.ndim(log_w) != 1 or jnp.size(log_w) == 0:
         raise ValueError(
             f"{where}: log_w must have one axis, the draws of one example; got shape "
             f"{jnp.shape(log_w)}: over examples use jax.vmap, for [draws, batch] with "
             "in_axes=1"
         )
+
+
+def require_positive(**counts: int) -> None:
+    """Check that there is something to take: a draw, a step.
+
+    Args:
+        **counts: Numbers by the names of their arguments.
+
+    Raises:
+        ValueError: If one of them is less than 1.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1; got {count}")

@@ -28,8 +28,8 @@ from vgm.numerics import at_least_float32
 from vgm.processes import gaussian
 from vgm.processes.gaussian import Parameterisation
 from vgm.processes.schedules import Schedule
-from vgm.processes.times import grid_time, require_steps, step_of
-from vgm.shapes import require
+from vgm.processes.times import grid_time, step_of
+from vgm.shapes import require, require_positive
 from vgm.types import PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
@@ -172,7 +172,7 @@ def discrete_terms(
     Raises:
         ValueError: If there is no step, or a function of the chain gives other shapes.
     """
-    require_steps(num_steps)
+    require_positive(num_steps=num_steps)
     x = at_least_float32(x)  # and so gamma, which needs its digits
     key_outer, key_steps = jax.random.split(key)
 
@@ -212,7 +212,7 @@ def sampled_terms(
     Raises:
         ValueError: As ``discrete_terms``.
     """
-    require_steps(num_steps)
+    require_positive(num_steps=num_steps)
     x = at_least_float32(x)  # and so gamma, which needs its digits
     key_outer, key_steps = jax.random.split(key)
     drawn = jax.random.split(key_steps, t.size), step_of(t, num_steps)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.shapes import require_positive
 from vgm.types import PRNGKey, Scalar
 
 Propose = Callable[[PRNGKey], Any]
@@ -88,6 +89,9 @@ def from_log_ratio(
 
     Returns:
         An unbiased estimate of the bound, in nats.
+
+    Raises:
+        ValueError: If there is no draw.
     """
     return _mean(key, propose, lambda z: log_joint(z) - log_posterior(z), num_samples)
 
@@ -111,6 +115,9 @@ def from_entropy(
 
     Returns:
         An unbiased estimate of the bound, in nats.
+
+    Raises:
+        ValueError: If there is no draw.
     """
     return _mean(key, propose, log_joint, num_samples) + entropy
 
@@ -134,6 +141,9 @@ def from_kl(
 
     Returns:
         An unbiased estimate of the bound, in nats (Kingma & Welling 2014, eq. 7).
+
+    Raises:
+        ValueError: If there is no draw.
     """
     return _mean(key, propose, log_likelihood, num_samples) - kl
 
@@ -158,5 +168,6 @@ def from_gap(log_evidence: Scalar, kl_to_posterior: Scalar) -> Scalar:
 def _mean(
     key: PRNGKey, propose: Propose, log_density: LogDensity, num_samples: int
 ) -> Scalar:
+    require_positive(num_samples=num_samples)
     keys = jax.random.split(key, num_samples)
     return jnp.mean(jax.vmap(lambda k: log_density(propose(k)))(keys))

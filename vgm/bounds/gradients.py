@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.numerics import log_mean_exp
+from vgm.shapes import require_positive
 from vgm.types import Params, PRNGKey
 
 LogWeights = Float[Array, "samples *batch"]
@@ -226,6 +227,7 @@ for K > 1 and not among them (Tucker et al. 2019)."""
 
 def _propose(key: PRNGKey, params: Params, system: System, num_samples: int) -> Any:
     """Draws on a first axis; what depends on no key, the encoder, is computed once."""
+    require_positive(num_samples=num_samples)
     keys = jax.random.split(key, num_samples)
     return jax.vmap(lambda key: system.propose(key, params))(keys)
 

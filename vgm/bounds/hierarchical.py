@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 
 from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
+from vgm.shapes import require
 from vgm.types import PRNGKey
 
 Nats = Float[Array, "*batch"]
@@ -109,6 +110,9 @@ def markov_terms(
         Terms in nats; the denoising terms are log q(z_t | z_{t-1}) -
         log p(z_t | z_{t+1}), t = 1 first: signed, and divergences only in their sum's
         expectation.
+
+    Raises:
+        ValueError: If likelihood and prior matching have other shapes.
     """
     key_first, *keys = jax.random.split(key, 1 + len(stacks))
     z = first.sample(key_first, x)
@@ -119,6 +123,7 @@ def markov_terms(
         path, climbed = _climb(key_stack, path, stack)
         ratios.append(climbed)
     top = prior_matching(path.below, path.z)
+    require("prior_matching(z_{T-1}, z_T)", top, reconstruction.shape)
     return ElboTerms(reconstruction, top, _last_axis(ratios, reconstruction))
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.numerics import expm1_minus_over_square, log_mean_exp
-from vgm.shapes import require_draws
+from vgm.shapes import require_draws, require_positive
 from vgm.types import PRNGKey, Scalar
 
 
@@ -229,7 +229,11 @@ def stream(
 
     Returns:
         The sums over K weights, with the batch shape of ``log_weight``.
+
+    Raises:
+        ValueError: If ``num_samples`` or ``chunk_size`` is less than 1.
     """
+    require_positive(num_samples=num_samples, chunk_size=chunk_size)
     shape = jax.eval_shape(log_weight, key).shape
     draw = jax.vmap(lambda index: log_weight(jax.random.fold_in(key, index)))
     num_chunks, rest = divmod(num_samples, chunk_size)

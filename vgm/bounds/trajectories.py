@@ -27,7 +27,8 @@ from vgm.densities import normal
 from vgm.divergences import kl_standard_normal
 from vgm.numerics import at_least_float32
 from vgm.processes import gaussian
-from vgm.processes.times import grid_time, require_steps
+from vgm.processes.times import grid_time
+from vgm.shapes import require_positive
 from vgm.types import PRNGKey, Scalar
 
 
@@ -46,7 +47,7 @@ def consistency_terms(
         Terms in nats. The denoising terms are log q(z_s | before) - log p(z_s | z_t),
         s = 0 first: signed, and divergences only in their sum's expectation.
     """
-    require_steps(num_steps)
+    require_positive(num_steps=num_steps)
     x = at_least_float32(x)
     zero = jnp.zeros((), x.dtype)
 
@@ -101,7 +102,7 @@ def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scala
     Returns:
         The log weight in nats: E[exp(log_weight)] = p(x).
     """
-    require_steps(num_steps)
+    require_positive(num_steps=num_steps)
     x = at_least_float32(x)
     key_top, key_steps = jax.random.split(key)
     eps_1 = jax.random.normal(key_top, x.shape, x.dtype)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vgm.densities import discretized_logistic, mixture
+from vgm.shapes import require
 from vgm.types import PRNGKey, Scalar
 
 
@@ -54,9 +55,12 @@ def log_prob(
 
     Returns:
         The log mass, summed over pixels.
+
+    Raises:
+        ValueError: If the parameters have other shapes.
     """
     pixels = x.reshape(-1, x.shape[-1])
-    parameters = _by_pixel(parameters)
+    parameters = _by_pixel(parameters, x.shape)
 
     def pixel(x: Int[Array, " channels"], parameters: Parameters) -> Scalar:
         y = _unit(x, levels, parameters.mean.dtype)
@@ -83,9 +87,12 @@ def sample(
 
     Returns:
         Levels, as int32, channels last.
+
+    Raises:
+        ValueError: If the parameters have other shapes.
     """
     shape = (*parameters.logits.shape[:-1], parameters.mean.shape[-1])
-    parameters = _by_pixel(parameters)
+    parameters = _by_pixel(parameters, shape)
 
     def pixel(key: PRNGKey, parameters: Parameters) -> Int[Array, " channels"]:
         key_component, *keys = jax.random.split(key, 1 + shape[-1])
@@ -107,10 +114,18 @@ def sample(
     return jax.vmap(pixel)(keys, parameters).reshape(shape)
 
 
-def _by_pixel(parameters: Parameters) -> Parameters:
-    """Pixels on one axis."""
+def _by_pixel(parameters: Parameters, shape: tuple[int, ...]) -> Parameters:
+    """Parameters of an image of this shape, its pixels on one axis."""
+    *pixels, channels = shape
     num_components = parameters.logits.shape[-1]
-    num_pixels = math.prod(parameters.logits.shape[:-1])
+    num_pixels = math.prod(pixels)
+    ends = ((), (channels,), (channels,), (channels * (channels - 1) // 2,))
+    for name, leaf, end in zip(Parameters._fields, parameters, ends, strict=True):
+        require(
+            f"discretized_logistic_mixture: parameters.{name}",
+            leaf,
+            (*pixels, num_components, *end),
+        )
 
     def flat(leaf: Array) -> Array:
         return leaf.reshape(num_pixels, num_components, leaf.shape[-1])

@@ -6,7 +6,7 @@ import jax.scipy as jsp
 from jaxtyping import Array, Float
 
 from vgm.densities.normal import LOG_2PI
-from vgm.shapes import require_same
+from vgm.shapes import require, require_same
 from vgm.types import PRNGKey, Scalar
 
 
@@ -37,6 +37,7 @@ def log_prob(
         ValueError: If the arguments have other shapes.
     """
     require_same("multivariate_normal.log_prob", x=x, mean=mean)
+    require("multivariate_normal.log_prob: cholesky", cholesky, 2 * mean.shape)
     whitened = jsp.linalg.solve_triangular(cholesky, x - mean, lower=True)
     log_determinant = jnp.sum(jnp.log(jnp.diagonal(cholesky)))
     return -0.5 * (jnp.sum(whitened**2) + x.size * LOG_2PI) - log_determinant
@@ -54,7 +55,11 @@ def sample(
 
     Returns:
         The vector, differentiable in mean and cholesky.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
+    require("multivariate_normal.sample: cholesky", cholesky, 2 * mean.shape)
     return mean + cholesky @ jax.random.normal(key, mean.shape, mean.dtype)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.models.protocol import LatentVariableModel, Reconstructing
+from vgm.shapes import require_positive
 from vgm.types import Condition, Masked, Params, PRNGKey
 
 
@@ -38,7 +39,9 @@ def impute(
 
     Raises:
         TypeError: If the model has no latents, or no means.
+        ValueError: If there is no draw.
     """
+    require_positive(num_samples=num_samples)
     if not (
         isinstance(model, LatentVariableModel) and isinstance(model, Reconstructing)
     ):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from vgm.bounds import importance
 from vgm.bounds.elbo import ElboTerms
 from vgm.models.protocol import GenerativeModel, LatentVariableModel
+from vgm.shapes import require_positive
 from vgm.types import Batch, Condition, Params, PRNGKey
 
 Observe = Callable[[PRNGKey, Any], Any]
@@ -52,7 +53,11 @@ def example_terms(
 
     Returns:
         Terms, one value an example, in nats.
+
+    Raises:
+        ValueError: If there is no draw.
     """
+    require_positive(num_samples=num_samples)
 
     def one_batch(key: PRNGKey, x: Any, condition: Condition) -> ElboTerms:
         def draw(key: PRNGKey) -> ElboTerms:

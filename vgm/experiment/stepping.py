@@ -6,8 +6,7 @@ from jaxtyping import Array
 
 from vgm import configs
 from vgm.bounds import gradients
-from vgm.errors import UserError
-from vgm.models import GenerativeModel, LatentVariableModel
+from vgm.models import GenerativeModel
 from vgm.models.diffusion import Diffusion
 from vgm.models.flow import Flow
 from vgm.training import loop, objective, optimizers
@@ -74,11 +73,6 @@ def value_and_grad(
             num_samples=spec.num_samples,
             kl_weight=weight,
             free_nats=spec.free_nats or None,
-        )
-    if not isinstance(model, LatentVariableModel):
-        raise UserError(
-            f"objective.name {spec.name!r} with gradient {spec.gradient!r} needs a "
-            "model with latent variables; use 'elbo' and 'pathwise'"
         )
     estimators = {
         "elbo": gradients.ELBO_ESTIMATORS,

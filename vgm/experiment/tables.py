@@ -1,22 +1,23 @@
 """The numbers of a result, for people."""
 
+import math
 from typing import Any
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number for people; a dash for none.
+    """A number for people; a dash for none, such as the error of a single example.
 
     >>> number(1.256, 2), number(None, 2)
     ('1.26', '-')
 
     Args:
-        value: Number, or None.
+        value: Number; None or NaN for none.
         digits: Digits after the point.
 
     Returns:
         Its text.
     """
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:

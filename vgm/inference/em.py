@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vgm.shapes import require_positive
 from vgm.types import Params, Scalar
 
 Statistics = Any
@@ -61,8 +62,7 @@ def fit(
     Raises:
         ValueError: If there is no step to take.
     """
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1; got {max_steps}")
+    require_positive(max_steps=max_steps)
 
     class State(NamedTuple):
         params: Params

@@ -41,19 +41,6 @@ def grid_time(index: Array, num_steps: int, dtype: jnp.dtype) -> tuple[Scalar, S
     return index.astype(dtype) / num_steps, jnp.asarray(1.0 / num_steps, dtype)
 
 
-def require_steps(num_steps: int) -> None:
-    """Check that there is a step.
-
-    Args:
-        num_steps: T.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1; got {num_steps}")
-
-
 def step_of(t: Array, num_steps: int) -> Array:
     """The step whose interval holds a time; a time may round to 1.
 

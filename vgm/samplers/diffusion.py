@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from vgm.bounds.diffusion import Chain, predict
 from vgm.processes import gaussian
-from vgm.processes.times import require_steps
+from vgm.shapes import require_positive
 from vgm.types import PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
@@ -119,7 +119,7 @@ def _run(
     step: Step,
     keep: Callable[[Event, Event], Any],
 ) -> tuple[Event, Any]:
-    require_steps(num_steps)
+    require_positive(num_steps=num_steps)
 
     def body(z_t: Event, inputs: tuple[PRNGKey, Array]) -> tuple[Event, Any]:
         key, index = inputs

@@ -14,9 +14,11 @@ from jaxtyping import Array, Float
 
 from vgm.bounds import gradients
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
+from vgm.errors import UserError
 from vgm.models.diffusion import Diffusion
 from vgm.models.flow import Flow
 from vgm.models.protocol import GenerativeModel, LatentVariableModel
+from vgm.shapes import require_positive
 from vgm.types import Batch, Params, PRNGKey, Scalar
 
 ValueAndGrad = Callable[
@@ -52,19 +54,23 @@ def negative_elbo(
 ) -> ValueAndGrad:
     """Minus the mean ELBO, its reconstruction averaged over ``num_samples`` draws.
 
-    With a weight of the divergences below 1 (warm-up; Sonderby et al. 2016) or free
-    nats (free bits; Kingma et al. 2016) the loss is no bound; the terms are the ELBO's.
+    With warm-up (Sonderby et al. 2016) or free nats (free bits; Kingma et al. 2016) the
+    loss is no bound; the terms are the ELBO's.
 
     Args:
         model: Any model.
         num_samples: Draws of the latents for each example.
-        kl_weight: Weight of the divergences; None for 1.
+        kl_weight: Weight of the divergences, below 1 in a warm-up; None for 1.
         free_nats: What each layer's divergence, its mean over the batch, is taken to be
             at least: below it has no gradient. None for no limit.
 
     Returns:
         The objective.
+
+    Raises:
+        ValueError: If there is no draw.
     """
+    require_positive(num_samples=num_samples)
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
         def draw(key: PRNGKey) -> ElboTerms:
@@ -111,38 +117,45 @@ def _divergence(
 
 
 def negative_bound(
-    model: LatentVariableModel,
+    model: GenerativeModel,
     *,
     num_samples: int,
     estimator: gradients.Estimator = gradients.iwae_pathwise,
 ) -> ValueAndGrad:
     """Minus the mean of a bound on drawn weights, by any gradient estimator.
 
-    The encoder is computed once an example. The terms it returns are the ELBO's, from
-    one further draw without gradients.
+    The encoder is computed once an example; the terms are those of a further draw.
 
     Args:
         model: A model whose q and p are separate functions.
         num_samples: Draws of the latents for each example (K).
-        estimator: A function of ``bounds.gradients``; the K-sample bound of Burda et
-            al. (2016, eq. 8) unless given.
+        estimator: A function of ``bounds.gradients``; Burda et al.'s (2016, eq. 8)
+            bound unless given.
 
     Returns:
         The objective.
+
+    Raises:
+        UserError: If the model is no such.
+        ValueError: If there are fewer draws than the estimator needs.
     """
+    if not isinstance(model, LatentVariableModel):
+        raise UserError(
+            "objective.name 'iwae', and any objective.gradient but 'pathwise', need a "
+            "model with latent variables; use 'elbo' and 'pathwise' (negative_elbo)"
+        )
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
         key_terms, key_weights = jax.random.split(key)
         x, condition = batch.x, batch.condition
-        count = len(batch.weight)
 
         def log_joint(params: Params, z: Any) -> Array:
-            x, condition = _repeat((batch.x, batch.condition), _rows(z) // count)
+            x, condition = _repeat((batch.x, batch.condition), z)
             return model.log_joint(params, x, z, condition)
 
         def log_posterior(params: Params, z: Any) -> Array:
             encoding = model.encode(params, x, condition)
-            return model.log_posterior(params, _repeat(encoding, _rows(z) // count), z)
+            return model.log_posterior(params, _repeat(encoding, z), z)
 
         system = gradients.System(
             lambda key, params: model.propose(
@@ -150,7 +163,7 @@ def negative_bound(
             ),
             log_joint,
             log_posterior,
-            functools.partial(_as_one_batch, count=count),
+            functools.partial(_as_one_batch, count=len(batch.weight)),
         )
         bound = estimator(key_weights, params, system, num_samples=num_samples)
         terms = model.elbo_terms(key_terms, jax.lax.stop_gradient(params), x, condition)
@@ -175,17 +188,11 @@ def _as_one_batch(
     return over_draws
 
 
-def _rows(z: Any) -> int:
-    return len(jax.tree.leaves(z)[0])
-
-
-def _repeat(tree: Any, times: int) -> Any:
-    """A batch so many times, one after the other."""
+def _repeat(tree: Any, z: Any) -> Any:
+    """A batch as often as its draws z hold it, one after the other."""
+    times = len(jax.tree.leaves(z)[0]) // len(jax.tree.leaves(tree)[0])
     return jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf[None], (times, *leaf.shape)).reshape(
-            -1, *leaf.shape[1:]
-        ),
-        tree,
+        lambda leaf: jnp.tile(leaf, (times, *[1] * (leaf.ndim - 1))), tree
     )
 
 
