@@ -8,8 +8,8 @@ import numpy as np
 
 from vgm import cli
 from vgm.errors import UserError
-from vgm.evaluation import estimates
-from vgm.experiment import directory
+from vgm.evaluation import estimates, figures
+from vgm.experiment import directory, storage
 from vgm.experiment.tables import number
 
 SAME = ("observation", "binarization", "data", "split", "test_digest")
@@ -21,6 +21,8 @@ class Arguments:
 
     runs: tuple[Path, ...]
     """Folders made by scripts/train.py."""
+    figure: Path | None = None
+    """PNG file for a picture of the numbers; it must not exist."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +33,34 @@ def compare(arguments: list[str] | None) -> None:
     args = cli.parse(Arguments, arguments, prog="compare.py")
     if not args.runs:
         raise UserError("give at least one run: compare.py RUN...")
+    if args.figure is not None:
+        storage.require_new_file(args.figure, "--figure")
+        if args.figure.suffix != ".png":
+            raise UserError(f"--figure {args.figure}: give a name that ends in .png")
     finished = [(path, directory.read_result(path)) for path in args.runs]
+    _require_comparable(finished)
+    first_path, first = finished[0]
+    bits = first["bits_per_dim"] is not None
+    rows = [
+        _row(str(path), result, _difference(path, first_path), bits=bits)
+        for path, result in finished
+    ]
+    baseline = ["independent pixels", "", number(first["baseline_nats"], 2), "", ""]
+    if bits:
+        baseline.append(number(first["baseline_bits_per_dim"], 3))
+    rows.append([*baseline, "", "", ""])
+    cli.print_table(
+        f"{first['data']} ({first['observation']}), {first['num_examples']} "
+        f"{first['split']} examples; nats an example, ± standard error",
+        rows,
+        header=_header(bits=bits),
+    )
+    if args.figure is not None:
+        _draw(args.figure, finished)
+
+
+def _require_comparable(finished: list[tuple[Path, dict]]) -> None:
+    """Check that all runs observe the same examples in the same way."""
     first_path, first = finished[0]
     for path, result in finished[1:]:
         for name in SAME:
@@ -47,20 +76,23 @@ def compare(arguments: list[str] | None) -> None:
                     f"{path} has {name} {after!r}, {first_path} has {before!r}: their "
                     f"numbers cannot be compared; compare runs of one {name}"
                 )
-    bits = first["bits_per_dim"] is not None
-    rows = [
-        _row(str(path), result, _difference(path, first_path), bits=bits)
-        for path, result in finished
-    ]
-    baseline = ["independent pixels", "", number(first["baseline_nats"], 2), "", ""]
-    if bits:
-        baseline.append(number(first["baseline_bits_per_dim"], 3))
-    rows.append([*baseline, "", "", ""])
-    cli.print_table(
-        f"{first['data']} ({first['observation']}), {first['num_examples']} "
-        f"{first['split']} examples; nats an example, ± standard error",
-        rows,
-        header=_header(bits=bits),
+
+
+def _draw(path: Path, finished: list[tuple[Path, dict]]) -> None:
+    """ELBO and evidence of every run."""
+
+    def measured(name: str) -> list[tuple[float, float] | None]:
+        pairs = [
+            (result[f"{name}_nats"], result[f"{name}_stderr"]) for _, result in finished
+        ]
+        # The error of a single example is none.
+        return [None if mean is None else (mean, err or 0.0) for mean, err in pairs]
+
+    figures.save_comparison(
+        path,
+        [_name(str(run), result) for run, result in finished],
+        {"ELBO": measured("elbo"), "evidence, K samples": measured("log_evidence")},
+        unit="nats an example, greater is better",
     )
 
 
@@ -91,9 +123,8 @@ def _difference(path: Path, first: Path) -> str:
 
 
 def _row(name: str, result: dict, difference: str, *, bits: bool) -> list[str]:
-    steps = result.get("num_steps")
     row = [
-        name if steps is None else f"{name}, T = {steps}",
+        _name(name, result),
         _measured(result, "elbo_nats", "elbo_stderr", 2),
         _measured(result, "log_evidence_nats", "log_evidence_stderr", 2),
         str(result["num_importance_samples"] or "-"),
@@ -107,6 +138,12 @@ def _row(name: str, result: dict, difference: str, *, bits: bool) -> list[str]:
         str(result["train_steps"]),
         number(result["train_seconds"], 1),
     ]
+
+
+def _name(name: str, result: dict) -> str:
+    """A run's name, with the T of a diffusion's bound."""
+    steps = result.get("num_steps")
+    return name if steps is None else f"{name}, T = {steps}"
 
 
 def _measured(result: dict, mean: str, stderr: str, digits: int) -> str:

@@ -26,7 +26,7 @@ from test_data import make_idx_folder
 import vgm
 from vgm import cli, configs, experiment
 from vgm.errors import UserError
-from vgm.evaluation import likelihood
+from vgm.evaluation import figures, likelihood
 from vgm.experiment import directory, fitting, setup, storage
 
 ROOT = Path(__file__).parents[1]
@@ -214,6 +214,41 @@ def test_compare_pairs_the_examples_of_two_runs(finished_run, tmp_path, capsys):
     )
     assert compare.main([str(finished_run), str(other)]) == 0
     assert "+1.50" not in capsys.readouterr().out
+
+
+def test_compare_draws_what_it_prints(finished_run, tmp_path, capsys):
+    """A point a run and quantity, at its number; none where there is none."""
+    path, drawn = tmp_path / "compared.png", {}
+    other = tmp_path / "other"
+    shutil.copytree(finished_run, other)
+    result = json.loads((other / "result.json").read_text())
+    bare = {**result, "log_evidence_nats": None, "elbo_stderr": None}
+    (other / "result.json").write_text(json.dumps(bare))
+    save = figures._save
+
+    def keep(figure, path):
+        drawn[path] = figure
+        save(figure, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_save", keep)
+        assert compare.main([str(finished_run), str(other), "--figure", str(path)]) == 0
+    assert path.stat().st_size > 1000
+    axis = drawn[path].axes[0]
+    elbo, evidence = axis.containers
+    np.testing.assert_allclose([*elbo[0].get_xdata()], 2 * [result["elbo_nats"]])
+    np.testing.assert_allclose(
+        [*evidence[0].get_xdata()], [result["log_evidence_nats"]]
+    )
+    widths = [np.ptp(segment[:, 0]) for segment in elbo[2][0].get_segments()]
+    np.testing.assert_allclose(widths, [2 * result["elbo_stderr"], 0.0], atol=1e-9)
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == [str(finished_run), str(other)]
+    path.write_bytes(b"mine")
+    for flag, said in ((path, "exists already"), (tmp_path / "a.txt", "ends in .png")):
+        assert compare.main([str(finished_run), "--figure", str(flag)]) == 2
+        assert said in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"
 
 
 def test_sample_writes_an_array_and_a_picture(finished_run, tmp_path, capsys):

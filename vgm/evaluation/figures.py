@@ -124,6 +124,52 @@ def save_layers(path: Path, terms: Sequence[float]) -> None:
     _save(figure, path)
 
 
+def save_comparison(
+    path: Path,
+    names: Sequence[str],
+    values: Mapping[str, Sequence[tuple[float, float] | None]],
+    *,
+    unit: str,
+) -> None:
+    """Plot quantities of several runs with their standard errors.
+
+    Args:
+        path: PNG file to write.
+        names: Names of the runs, the first on top.
+        values: Mean and standard error of each run by quantity; None where a run has
+            none.
+        unit: What they are in.
+    """
+    figure = _figure(7.5, 1.2 + 0.45 * len(names))
+    axis = figure.subplots()
+    places = np.arange(len(names))
+    styles = zip(("tab:blue", "tab:orange"), "os", (-0.12, 0.12), strict=True)
+    for (quantity, measured), style in zip(values.items(), styles, strict=True):
+        colour, marker, shift = style
+        points = [
+            (*value, place + shift)
+            for value, place in zip(measured, places, strict=True)
+            if value is not None
+        ]
+        if points:
+            means, errors, heights = zip(*points, strict=True)
+            axis.errorbar(
+                means,
+                heights,
+                xerr=errors,
+                fmt=marker,
+                color=colour,
+                capsize=3,
+                label=quantity,
+            )
+    axis.set_yticks(places, names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlabel(f"{unit}, ± standard error")
+    axis.grid(alpha=0.3, axis="x")
+    axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    _save(figure, path)
+
+
 def save_densities(
     path: Path, panels: Sequence[tuple[str, np.ndarray]], axes: np.ndarray
 ) -> None:
