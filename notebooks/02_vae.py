@@ -139,7 +139,8 @@ np.testing.assert_allclose(terms.prior_matching, prior_matching, rtol=1e-5)
 # ## 6. The evidence, by importance weighting
 #
 # `log_weight` is one draw of $\log p(x,z) - \log q(z\mid x)$; its exponential has the
-# mean $p(x)$, whatever the model. More draws give a tighter bound.
+# mean $p(x)$, whatever the model. In expectation more draws give a tighter bound; a single
+# draw may lie anywhere.
 
 # %%
 keys = jax.random.split(key_rest, 1000)
@@ -180,8 +181,12 @@ model, params = vgm.load(config.run_dir)
 # %%
 means = model.encode(params, x).mean
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5))
-points = left.scatter(*means.T, c=digits.train.labels, cmap="tab10", s=8)
-figure.colorbar(points, ax=left, ticks=range(10), label="class")
+points = left.scatter(
+    *means.T, c=digits.train.labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=8
+)
+figure.colorbar(points, ax=left, ticks=range(10), label="class", shrink=0.8)
+left.set_xlabel("$z_1$")
+left.set_ylabel("$z_2$")
 left.set_title("posterior means of the training digits")
 left.set_aspect("equal")
 
@@ -214,7 +219,9 @@ plt.show()
 # ## The gap, example by example
 #
 # The distance between the ELBO and the importance-weighted evidence is what the encoder
-# costs: $\mathrm{KL}(q \,\|\, p(z\mid x))$, estimated from below.
+# costs: $\mathrm{KL}(q \,\|\, p(z\mid x))$, estimated from below. Single values below 0 are
+# noise: an example's ELBO is the mean of 8 draws, its evidence one draw of
+# $\mathcal L_{200}$. The mean is the statement.
 
 # %%
 with np.load(config.run_dir / "likelihoods.npz") as by_example:

@@ -333,7 +333,7 @@ for axis, (title, images) in zip(axes, rows.items(), strict=True):
     axis.imshow(figures.image_grid(np.asarray(images), columns=12, top=16.0))
     axis.set_title(title, fontsize=10, loc="right", x=-0.02, y=0.3)
     axis.set_axis_off()
-figure.suptitle("E[x | z_1]: two test digits, six draws each", fontsize=11)
+figure.suptitle("two test digits, six draws of $E[x | z_1]$ each", fontsize=11)
 plt.show()
 
 # %% [markdown]
@@ -359,7 +359,10 @@ plt.show()
 # (`objective.kl_warmup_steps`), and free nats, which charge a layer nothing below a
 # threshold $\lambda$:
 #
-# $$\text{loss} = -\mathbb E \log p(x \mid z) + \sum_t \max\big(\lambda, \mathrm{KL}_t\big).$$
+# $$\text{loss} = -\mathbb E \log p(x \mid z) + \sum_t \max\big(\lambda, \mathrm{KL}_t\big),$$
+#
+# $\mathrm{KL}_t$ the divergence of layer $t$, averaged over the batch. (The terms of a Markov
+# hierarchy are signed: for it there is no such loss.)
 #
 # We train a small ladder twice: a top-down posterior on maps of 2 × 2 and 4 × 4 places,
 # two layers each, for 150 steps.
@@ -442,7 +445,7 @@ plt.show()
 # some stay below, having found nothing to say yet. One seed and 150 steps show that the
 # layers can be woken, not that the final model is better. That takes longer: the test
 # `test_collapse_is_seen_and_prevented` trains such ladders for 400 steps, plain, with
-# free nats and with warm-up, and asks for a bound better by 4 nats of both.
+# free nats and with warm-up, and asks that either remedy gains more than 4 nats.
 #
 # ## 6. Richer priors and posteriors
 #
@@ -483,13 +486,15 @@ figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.4), sharey=True)
 for axis, name in zip(axes, ("plain", "prior vamp"), strict=True):
     model, params = trained[name]
     density = jnp.exp(model.log_prior(params, plane)).reshape(81, 81)
-    axis.contourf(ticks, ticks, density, levels=12, cmap="Greys")
     means = model.encode(params, train_digits).mean
     axis.scatter(*means.T, c=digits.train.labels, cmap="tab10", s=4)
+    axis.contour(ticks, ticks, density, levels=8, cmap="Greys", linewidths=1.0)
     axis.set_title(f"{name}: p(z), and posterior means by class", fontsize=11)
+    axis.set_xlabel("$z_1$")
     axis.set_xlim(-4, 4)
     axis.set_ylim(-4, 4)
     axis.set_aspect("equal")
+axes[0].set_ylabel("$z_2$")
 plt.show()
 
 # %% [markdown]

@@ -45,7 +45,7 @@ def compare(arguments: list[str] | None) -> None:
         _row(str(path), result, _difference(path, first_path), bits=bits)
         for path, result in finished
     ]
-    baseline = ["independent pixels", "", number(first["baseline_nats"], 2), "", ""]
+    baseline = ["independent numbers", "", number(first["baseline_nats"], 2), "", ""]
     if bits:
         baseline.append(number(first["baseline_bits_per_dim"], 3))
     rows.append([*baseline, "", "", ""])

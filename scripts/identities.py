@@ -1,6 +1,6 @@
 """Measure every identity of the mathematics, in both precisions, and write the page.
 
-    python scripts/identities.py [FILE]
+    python scripts/identities.py [--output FILE]
 
 Writes docs/identities.md unless told otherwise. ``tests/test_identities.py`` holds the
 same list to its tolerance.
@@ -9,6 +9,7 @@ same list to its tolerance.
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vgm import bijections, divergences
+from vgm import bijections, cli, divergences
 from vgm.bijections import Bijection, coupling, elementwise, linear, transforms
 from vgm.bounds import (
     annealed,
@@ -713,13 +714,23 @@ def page() -> Iterator[str]:
         yield f"| {entry.statement} | {double:.0e} | {single:.0e} |"
 
 
-def main(arguments: list[str]) -> None:
-    """Write the page."""
-    default = Path(__file__).parents[1] / "docs" / "identities.md"
-    path = Path(arguments[0]) if arguments else default
-    path.write_text("\n".join(page()) + "\n")
-    print(path)
+@dataclass(frozen=True)
+class Arguments:
+    """Measure every identity of the mathematics, in both precisions."""
+
+    output: Path = Path(__file__).parents[1] / "docs" / "identities.md"
+    """Page to write, over the one that is there."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return cli.guarded(lambda: write(arguments))
+
+
+def write(arguments: list[str] | None) -> None:
+    args = cli.parse(Arguments, arguments, prog="identities.py")
+    args.output.write_text("\n".join(page()) + "\n")
+    print(args.output)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -30,7 +30,8 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         The rows.
     """
     examples = f"{result['num_examples']} {result['split']} examples"
-    draws = f"{result['num_elbo_samples']} draws each"
+    count = result["num_elbo_samples"]
+    draws = "1 draw each" if count == 1 else f"{count} draws each"
     k = result["num_importance_samples"]
 
     def measured(name: str, digits: int) -> str:
