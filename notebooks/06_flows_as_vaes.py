@@ -40,7 +40,6 @@ from vgm.bounds import flow, importance
 from vgm.densities import normal
 from vgm.divergences import kl_standard_normal
 from vgm.models import flows
-from vgm.models.flow import standard_normal
 
 # %% [markdown]
 # ## 1. The theorem, as a limit
@@ -58,7 +57,7 @@ from vgm.models.flow import standard_normal
 dim, mean, log_std = 4, 0.7, jnp.log(0.6)
 x = jnp.asarray([0.3, -1.0, 2.0, 0.5])
 affine = elementwise.affine(jnp.full(dim, mean), jnp.full(dim, log_std))
-exact = flow.change_of_variables(x, affine, standard_normal)
+exact = flow.change_of_variables(x, affine, normal.standard_log_prob)
 print(f"flow: reconstruction {exact.reconstruction:.4f} = log |det|, ", end="")
 print(f"prior matching {exact.prior_matching:.4f}, log p(x) = {exact.elbo:.4f}")
 

@@ -108,8 +108,6 @@ def _difference(path: Path, first: Path) -> str:
     values, before = (directory.read_likelihoods(run) for run in (path, first))
     if path == first or values is None or before is None:
         return "-"
-    if "example" not in values or "example" not in before:
-        return "-"
     if not np.array_equal(values["example"], before["example"]):
         return "-"
     counts = {
@@ -142,7 +140,7 @@ def _row(name: str, result: dict, difference: str, *, bits: bool) -> list[str]:
 
 def _name(name: str, result: dict) -> str:
     """A run's name, with the T of a diffusion's bound."""
-    steps = result.get("num_steps")
+    steps = result["num_steps"]
     return name if steps is None else f"{name}, T = {steps}"
 
 

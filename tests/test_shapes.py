@@ -55,6 +55,12 @@ CALLS = {
         (KEY, V, jnp.eye(3)[:1]),
     ),
     "mixture.log_prob": (mixture.log_prob, (V, jnp.zeros(()))),
+    "mixture.responsibilities": (mixture.responsibilities, (V, V[:1])),
+    "gaussian.diffuse": (gaussian.diffuse, (V, V[:1], jnp.zeros(()))),
+    "gaussian.posterior": (
+        gaussian.posterior,
+        (V[:1], V, jnp.zeros(()), jnp.ones(())),
+    ),
     "kl_normal": (divergences.kl_normal, (A, A, B, A)),
     "kl_standard_normal": (divergences.kl_standard_normal, (V, jnp.zeros(()))),
     "kl_multivariate_normal": (

@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 
 def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -259,27 +259,6 @@ def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         The same numbers.
     """
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def on_levels(
-    log_mass: Float[Array, "*shape"], x: Int[Array, "*shape"], levels: int
-) -> Float[Array, "*shape"]:
-    """Log masses of integers, -inf where they are none of 0 .. levels - 1.
-
-    >>> import jax.numpy as jnp
-    >>> on_levels(jnp.zeros(4), jnp.asarray([-1, 0, 2, 3]), 3).tolist()
-    [-inf, 0.0, 0.0, -inf]
-
-    Args:
-        log_mass: What a formula says, good for levels alone.
-        x: Integers.
-        levels: Number of levels.
-
-    Returns:
-        The log masses.
-    """
-    # Not x < levels: where x are bytes, 256 is none.
-    return jnp.where((x >= 0) & (x <= levels - 1), log_mass, -jnp.inf)
 
 
 def sigmoid_rise(

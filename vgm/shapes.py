@@ -41,22 +41,23 @@ def require(what: str, array: ArrayLike, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{what} must have shape {shape}; got {jnp.shape(array)}")
 
 
-def require_draws(where: str, log_w: ArrayLike) -> None:
+def require_draws(where: str, **log_w: ArrayLike) -> None:
     """Check that log weights are those of one example, at least one.
 
     Args:
         where: Function that was called, for the message.
-        log_w: The log weights.
+        **log_w: The log weights, by the name of the argument.
 
     Raises:
         ValueError: If they have not one axis, or there is none.
     """
-    if jnp.ndim(log_w) != 1 or jnp.size(log_w) == 0:
-        raise ValueError(
-            f"{where}: log_w must have one axis, the draws of one example; got shape "
-            f"{jnp.shape(log_w)}: over examples use jax.vmap, for [draws, batch] with "
-            "in_axes=1"
-        )
+    for name, draws in log_w.items():
+        if jnp.ndim(draws) != 1 or jnp.size(draws) == 0:
+            raise ValueError(
+                f"{where}: {name} must have one axis, the draws of one example; got "
+                f"shape {jnp.shape(draws)}: over examples use jax.vmap, for [draws, "
+                "batch] with in_axes=1"
+            )
 
 
 def require_positive(**counts: int) -> None:

@@ -13,20 +13,28 @@ def affine(mean: Event, log_std: Event) -> Bijection:
     """Z = (x - mean) / std: standardisation, and ActNorm (Kingma & Dhariwal 2018, 3.1).
 
     Args:
-        mean: Mean of what comes in; broadcast against x.
-        log_std: Logarithm of its standard deviation.
+        mean: Mean of what comes in, of each number or along the last axes.
+        log_std: Logarithm of its standard deviation, likewise.
 
     Returns:
         The bijection.
     """
 
-    def scales(x: Event) -> Event:
-        return jnp.broadcast_to(log_std, x.shape)
+    def spread(value: Array, x: Event) -> Event:
+        # Ranks are never promoted here.
+        return jnp.broadcast_to(
+            jnp.expand_dims(value, range(x.ndim - value.ndim)), x.shape
+        )
 
-    return Bijection(
-        lambda x: ((x - mean) * jnp.exp(-log_std), -jnp.sum(scales(x))),
-        lambda z: (z * jnp.exp(log_std) + mean, jnp.sum(scales(z))),
-    )
+    def forward(x: Event) -> tuple[Event, Scalar]:
+        scale = spread(log_std, x)
+        return (x - spread(mean, x)) * jnp.exp(-scale), -jnp.sum(scale)
+
+    def inverse(z: Event) -> tuple[Event, Scalar]:
+        scale = spread(log_std, z)
+        return z * jnp.exp(scale) + spread(mean, z), jnp.sum(scale)
+
+    return Bijection(forward, inverse)
 
 
 def log() -> Bijection:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vgm.bounds.elbo import ElboTerms
 from vgm.divergences import kl_standard_normal
@@ -175,14 +175,8 @@ def discrete_terms(
     require_positive(num_steps=num_steps)
     x = at_least_float32(x)  # and so gamma, which needs its digits
     key_outer, key_steps = jax.random.split(key)
-
-    def term(inputs: tuple[PRNGKey, Array]) -> Scalar:
-        key, index = inputs
-        return _step_term(key, x, chain, index, num_steps)
-
     steps = jnp.arange(1, num_steps + 1)
-    keys = jax.random.split(key_steps, num_steps)
-    matching = jax.lax.map(term, (keys, steps), batch_size=min(chunk_size, num_steps))
+    matching = _step_terms(key_steps, x, chain, steps, num_steps, chunk_size)
     return _with_outer_terms(key_outer, x, chain, matching)
 
 
@@ -215,16 +209,8 @@ def sampled_terms(
     require_positive(num_steps=num_steps)
     x = at_least_float32(x)  # and so gamma, which needs its digits
     key_outer, key_steps = jax.random.split(key)
-    drawn = jax.random.split(key_steps, t.size), step_of(t, num_steps)
-
-    def term(inputs: tuple[PRNGKey, Array]) -> Scalar:
-        key, index = inputs
-        return _step_term(key, x, chain, index, num_steps)
-
-    if t.size <= chunk_size:  # no loop around a step of training
-        matching = jax.vmap(term)(drawn)
-    else:
-        matching = jax.lax.map(term, drawn, batch_size=chunk_size)
+    steps = step_of(t, num_steps)
+    matching = _step_terms(key_steps, x, chain, steps, num_steps, chunk_size)
     return _with_outer_terms(key_outer, x, chain, num_steps / t.size * matching)
 
 
@@ -255,13 +241,27 @@ def continuous_terms(
     return _with_outer_terms(key_outer, x, chain, rates / t.size)
 
 
-def _step_term(
-    key: PRNGKey, x: Event, chain: Chain, index: Array, num_steps: int
-) -> Scalar:
-    t, width = grid_time(index, num_steps, x.dtype)
-    eps = jax.random.normal(key, x.shape, x.dtype)
-    error = noise_error(x, eps, chain.schedule.gamma(t), chain)
-    return denoising_matching(error, chain.schedule.increment(t, width))
+def _step_terms(
+    key: PRNGKey,
+    x: Event,
+    chain: Chain,
+    steps: Int[Array, " steps"],
+    num_steps: int,
+    chunk_size: int,
+) -> Float[Array, " steps"]:
+    """The denoising terms of some of the T steps."""
+
+    def term(inputs: tuple[PRNGKey, Array]) -> Scalar:
+        key, index = inputs
+        t, width = grid_time(index, num_steps, x.dtype)
+        eps = jax.random.normal(key, x.shape, x.dtype)
+        error = noise_error(x, eps, chain.schedule.gamma(t), chain)
+        return denoising_matching(error, chain.schedule.increment(t, width))
+
+    drawn = jax.random.split(key, steps.size), steps
+    if steps.size <= chunk_size:  # no loop around a step of training
+        return jax.vmap(term)(drawn)
+    return jax.lax.map(term, drawn, batch_size=chunk_size)
 
 
 def _with_outer_terms(

@@ -36,7 +36,7 @@ def iwae(log_w: Float[Array, " samples"]) -> Scalar:
     Raises:
         ValueError: If log_w has another axis than that of the draws.
     """
-    require_draws("importance.iwae", log_w)
+    require_draws("importance.iwae", log_w=log_w)
     return log_mean_exp(log_w)
 
 
@@ -56,7 +56,7 @@ def effective_sample_size(log_w: Float[Array, " samples"]) -> Scalar:
     Raises:
         ValueError: If log_w has another axis than that of the draws.
     """
-    require_draws("importance.effective_sample_size", log_w)
+    require_draws("importance.effective_sample_size", log_w=log_w)
     return effective_samples(accumulate(empty_accumulator(()), log_w))
 
 
@@ -74,9 +74,9 @@ def naive(log_likelihood: Float[Array, " samples"]) -> Scalar:
         log 1/K sum p(x | z_k), in nats.
 
     Raises:
-        ValueError: If log_w has another axis than that of the draws.
+        ValueError: If log_likelihood has another axis than that of the draws.
     """
-    require_draws("importance.naive", log_likelihood)
+    require_draws("importance.naive", log_likelihood=log_likelihood)
     return log_mean_exp(log_likelihood)
 
 
@@ -104,7 +104,7 @@ def renyi(log_w: Float[Array, " samples"], alpha: Scalar) -> Scalar:
     Raises:
         ValueError: If log_w has another axis than that of the draws.
     """
-    require_draws("importance.renyi", log_w)
+    require_draws("importance.renyi", log_w=log_w)
     d = jnp.asarray(1.0 - alpha, log_w.dtype)
     mean = jnp.mean(log_w)
     # A weight of 0 has no mean logarithm to centre on: the plain form serves.

@@ -108,8 +108,7 @@ def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scala
     eps_1 = jax.random.normal(key_top, x.shape, x.dtype)
     mean, log_std = gaussian.marginal(x, chain.schedule.gamma(jnp.ones((), x.dtype)))
     z_1 = mean + jnp.exp(log_std) * eps_1
-    origin = jnp.zeros_like(x)
-    start = normal.log_prob(z_1, origin, origin) - normal.log_prob(z_1, mean, log_std)
+    start = normal.standard_log_prob(z_1) - normal.log_prob(z_1, mean, log_std)
 
     def step(
         carry: tuple[Event, Scalar], inputs: tuple[PRNGKey, Array]

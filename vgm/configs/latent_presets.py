@@ -150,7 +150,7 @@ LATENT_PRESETS: dict[str, tuple[str, Config]] = {
         _static("vae-static-mnist", LatentConfig()),
     ),
     "vae-categorical-mnist": (
-        "VAE of categorical latents, by straight-through gradients or VIMCO.",
+        "VAE of categorical latents, by straight-through gradients, scores or VIMCO.",
         _static(
             "vae-categorical-mnist",
             LatentConfig(posterior="categorical"),

@@ -132,7 +132,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "vdm-digits": (
-        "Variational diffusion of the embedded digits, categorical head; 3 minutes.",
+        "Variational diffusion of the embedded digits, categorical head; 4 minutes.",
         Config(
             preset="vdm-digits",
             data=DataConfig(name="digits", observation="levels"),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vgm.numerics import on_levels
+from vgm.densities.levels import on_levels
 from vgm.shapes import require
 from vgm.types import PRNGKey, Scalar
 

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vgm.numerics import log1mexp, log_sigmoid, on_levels
+from vgm.densities.levels import nearest_level, on_levels, scale_levels
+from vgm.numerics import log1mexp, log_sigmoid
 from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
@@ -50,7 +51,7 @@ def log_prob(
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, mean, log_scale = x.ravel(), mean.ravel(), log_scale.ravel()
     half_width = 1.0 / (levels - 1)
-    centre = x.astype(mean.dtype) * (2.0 * half_width) - 1.0 - mean
+    centre = scale_levels(x, levels=levels, dtype=mean.dtype) - mean
     inverse_scale = jnp.exp(-log_scale)
     upper = (centre + half_width) * inverse_scale
     lower = (centre - half_width) * inverse_scale
@@ -88,5 +89,4 @@ def sample(
     require_same("discretized_logistic.sample", mean=mean, log_scale=log_scale)
     noise = jax.random.logistic(key, mean.shape, mean.dtype)
     position = mean + jnp.exp(log_scale) * noise
-    level = jnp.round((position + 1.0) * (0.5 * (levels - 1)))
-    return jnp.clip(level, 0, levels - 1).astype(jnp.int32)
+    return nearest_level(position, levels=levels)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vgm.densities import discretized_logistic, mixture
+from vgm.densities.levels import scale_levels
 from vgm.shapes import require
 from vgm.types import PRNGKey, Scalar
 
@@ -63,7 +64,7 @@ def log_prob(
     parameters = _by_pixel(parameters, x.shape)
 
     def pixel(x: Int[Array, " channels"], parameters: Parameters) -> Scalar:
-        y = _unit(x, levels, parameters.mean.dtype)
+        y = scale_levels(x, levels=levels, dtype=parameters.mean.dtype)
 
         def component(mean: Array, log_scale: Array, coupling: Array) -> Scalar:
             shifted = mean + _triangle(coupling, y.size) @ y
@@ -103,7 +104,7 @@ def sample(
         x = jnp.zeros(shape[-1], jnp.int32)
         for channel, key_channel in enumerate(keys):
             # Channels not drawn yet meet zeros of the triangle.
-            shifted = mean + triangle @ _unit(x, levels, mean.dtype)
+            shifted = mean + triangle @ scale_levels(x, levels=levels, dtype=mean.dtype)
             level = discretized_logistic.sample(
                 key_channel, shifted[channel], log_scale[channel], levels=levels
             )
@@ -132,13 +133,6 @@ def _by_pixel(parameters: Parameters, shape: tuple[int, ...]) -> Parameters:
 
     logits = parameters.logits.reshape(num_pixels, num_components)
     return Parameters(logits, *(flat(leaf) for leaf in parameters[1:]))
-
-
-def _unit(
-    x: Int[Array, " channels"], levels: int, dtype: jnp.dtype
-) -> Float[Array, " channels"]:
-    """Levels on [-1, 1]."""
-    return x.astype(dtype) * (2.0 / (levels - 1)) - 1.0
 
 
 def _triangle(

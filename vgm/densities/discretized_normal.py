@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vgm.densities.levels import nearest_level, on_levels, scale_levels
 from vgm.densities.normal import LOG_2PI
-from vgm.numerics import log1mexp, log_ndtr, log_ndtr_remainder, on_levels
+from vgm.numerics import log1mexp, log_ndtr, log_ndtr_remainder
 from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
@@ -57,7 +58,7 @@ def log_prob(
     x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()
     half_width = 1.0 / (levels - 1)
     inverse_std = jnp.exp(-log_std)
-    centre = x.astype(mean.dtype) * (2.0 * half_width) - 1.0 - mean
+    centre = scale_levels(x, levels=levels, dtype=mean.dtype) - mean
     upper = (centre + half_width) * inverse_std
     lower = (centre - half_width) * inverse_std
     inside = (x > 0) & (x < levels - 1)
@@ -130,5 +131,4 @@ def sample(
     """
     require_same("discretized_normal.sample", mean=mean, log_std=log_std)
     position = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
-    level = jnp.round((position + 1.0) * (0.5 * (levels - 1)))
-    return jnp.clip(level, 0, levels - 1).astype(jnp.int32)
+    return nearest_level(position, levels=levels)

@@ -51,7 +51,15 @@ def responsibilities(
 
     Returns:
         Probabilities that sum to 1.
+
+    Raises:
+        ValueError: If the arguments have other shapes.
     """
+    require_same(
+        "mixture.responsibilities",
+        component_log_prob=component_log_prob,
+        logits=logits,
+    )
     return jax.nn.softmax(component_log_prob + logits)
 
 

@@ -43,6 +43,23 @@ def log_prob(
     return jnp.sum(-0.5 * standardized**2 - log_std - 0.5 * LOG_2PI)
 
 
+def standard_log_prob(x: Float[Array, "*event"]) -> Scalar:
+    """Log N(x; 0, I), in nats.
+
+    >>> import jax.numpy as jnp
+    >>> float(standard_log_prob(jnp.zeros(2)))
+    -1.8379
+
+    Args:
+        x: The event.
+
+    Returns:
+        The log density.
+    """
+    origin = jnp.zeros_like(x)
+    return log_prob(x, origin, origin)
+
+
 def sample(
     key: PRNGKey, mean: Float[Array, "*event"], log_std: Float[Array, "*event"]
 ) -> Float[Array, "*event"]:

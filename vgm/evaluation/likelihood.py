@@ -78,6 +78,7 @@ def example_bounds(
     observe: Observe,
     batch_size: int,
     num_samples: int,
+    chunk_size: int,
 ) -> Float[Array, " batch"]:
     """One draw of every example's K-sample bound; compile with ``jit``.
 
@@ -89,6 +90,7 @@ def example_bounds(
         observe: Maps stored values to observations.
         batch_size: Examples at once.
         num_samples: K.
+        chunk_size: Draws at once.
 
     Returns:
         Bounds, one an example, in nats.
@@ -102,7 +104,7 @@ def example_bounds(
             condition,
             model=model,
             num_samples=num_samples,
-            chunk_size=min(num_samples, 4),
+            chunk_size=min(chunk_size, num_samples),
         )
         return importance.log_evidence(sums)
 

@@ -208,6 +208,7 @@ def _validation(
             functools.partial(
                 likelihood.example_bounds,
                 num_samples=config.objective.num_samples,
+                chunk_size=config.evaluation.chunk_size,
                 **settings,
             )
         )

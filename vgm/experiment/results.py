@@ -70,7 +70,7 @@ def evaluate(
     )(key, params, stored)
     by_example: dict[str, Any] = {
         "elbo": np.asarray(terms.elbo),
-        "baseline": np.asarray(_baseline(experiment, key, stored)),
+        "baseline": np.asarray(_baseline(experiment, stored)),
         "example": setup.example_digests(examples.x),
     }
     # Where log p(x) is exact, K equal weights say nothing more.
@@ -91,7 +91,7 @@ def evaluate(
     if isinstance(model, TargetFlow):
         numbers |= _fit_to_target(model, params, key)
     if isinstance(model, LatentVariableModel):
-        numbers["active_units"] = _active_units(experiment, params, key, stored)
+        numbers["active_units"] = _active_units(experiment, model, params, stored)
     return numbers, by_example
 
 
@@ -114,9 +114,7 @@ def observations(
     experiment = of_run(Path(run), data_path)
     conditional = experiment.config.model.conditional
     stored = setup.stored_batch(_examples(experiment, split), conditional=conditional)
-    key_observe, _ = jax.random.split(setup.run_keys(experiment.config).test)
-    x = jax.jit(experiment.observe)(key_observe, stored.x)
-    return stored._replace(x=x)
+    return jax.jit(functools.partial(_observed, experiment))(stored)
 
 
 def of_run(
@@ -144,6 +142,12 @@ def of_run(
     return experiment
 
 
+def _observed(experiment: Experiment, stored: Batch) -> Batch:
+    """A split's observations, drawn as its likelihoods draw them."""
+    key_observe, _ = jax.random.split(setup.run_keys(experiment.config).test)
+    return stored._replace(x=experiment.observe(key_observe, stored.x))
+
+
 def _examples(experiment: Experiment, split: str) -> Split:
     examples = getattr(experiment.dataset, split)
     if examples is None:
@@ -165,35 +169,29 @@ def _fit_to_target(model: TargetFlow, params: Params, key: PRNGKey) -> dict[str,
     }
 
 
-def _baseline(experiment: Experiment, key: PRNGKey, stored: Batch) -> Any:
-    # The same observations of the split as in its likelihoods: the first key of two.
-    observe, config = experiment.observe, experiment.config
-    key_observe, _ = jax.random.split(key)
+def _baseline(experiment: Experiment, stored: Batch) -> Any:
+    config = experiment.config
     key_train = setup.run_keys(config).baseline
 
     @jax.jit
-    def baseline(train: Any, test: Any) -> Any:
+    def baseline(train: Any, test: Batch) -> Any:
         return baselines.independent_baseline(
-            observe(key_train, train),
-            observe(key_observe, test),
+            experiment.observe(key_train, train),
+            _observed(experiment, test).x,
             observation=config.data.observation,
             levels=experiment.form.levels,
             missing=config.data.missing != "none",
         )
 
-    return baseline(jnp.asarray(experiment.dataset.train.x), stored.x)
+    return baseline(jnp.asarray(experiment.dataset.train.x), stored)
 
 
 def _active_units(
-    experiment: Experiment, params: Params, key: PRNGKey, stored: Batch
+    experiment: Experiment, model: LatentVariableModel, params: Params, stored: Batch
 ) -> int | None:
-    model = experiment.model
-    if not isinstance(model, LatentVariableModel):
-        return None
-
     @jax.jit
     def encode(params: Params, stored: Batch) -> Any:
-        x = experiment.observe(jax.random.split(key)[0], stored.x)
+        x = _observed(experiment, stored).x
         return model.encode(params, x, stored.condition)
 
     means = getattr(encode(params, stored), "mean", None)
@@ -222,11 +220,11 @@ def dissect(
         raise UserError("--surgery needs a model with latent variables")
     examples = take(_examples(experiment, split), slice(0, limit))
     stored = setup.stored_batch(examples, conditional=config.model.conditional)
-    key_observe, key_terms, key_z = jax.random.split(setup.run_keys(config).test, 3)
+    _, key_terms, key_z = jax.random.split(setup.run_keys(config).test, 3)
 
     @jax.jit
     def parts(params: Params, stored: Batch) -> surgery.Surgery:
-        x = experiment.observe(key_observe, stored.x)
+        x = _observed(experiment, stored).x
         terms = model.elbo_terms(key_terms, params, x, stored.condition)
         encoding = model.encode(params, x, stored.condition)
         # Of all layers together, as the information is.

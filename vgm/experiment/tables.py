@@ -38,9 +38,9 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         value, stderr = result[f"{name}_nats"], result[f"{name}_stderr"]
         return f"{number(value, digits)} ± {number(stderr, digits)} nats"
 
-    steps = result.get("num_steps")
+    steps = result["num_steps"]
     of_steps = "" if steps is None else f", T = {steps} steps"
-    exact = result.get("is_exact", False)
+    exact = result["is_exact"]
     table = [
         (
             "log p(x)" if exact else "ELBO",
@@ -71,7 +71,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         ]
     elif result["bits_per_dim"] is not None:
         bits, stderr = result["bits_per_dim"], result["bits_per_dim_stderr"]
-        elbo_bits = number(result.get("elbo_bits_per_dim"), 3)
+        elbo_bits = number(result["elbo_bits_per_dim"], 3)
         source = f"from the evidence; from the ELBO {elbo_bits}"
         bound = "exact" if exact else "from the ELBO"
         table.append(
@@ -112,7 +112,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _active_of(result: dict[str, Any]) -> str:
-    below_top = result.get("num_steps") is None and result["denoising_matching_by_step"]
+    below_top = result["num_steps"] is None and result["denoising_matching_by_step"]
     return f"Var E[{'z_1' if below_top else 'z'} | x] > 0.01"
 
 
@@ -123,8 +123,7 @@ def _denoising_row(result: dict[str, Any], steps: int | None) -> tuple[str, str,
         by_layer = ", ".join(number(nats, 2) for nats in terms)
         how = f"by layer below the top, z_1 first: {by_layer}"
     else:
-        # Runs of before knew the length alone.
-        drawn = result.get("num_times", len(terms) % steps)
+        drawn = result["num_times"]
         how = f"{drawn} steps drawn at a time" if drawn else "all steps"
     matching = number(result["denoising_matching_nats"], 2)
     return "  denoising matching", f"{matching} nats", how

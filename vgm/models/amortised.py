@@ -19,7 +19,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.bounds import elbo
-from vgm.models import conditions, families, likelihoods, posteriors, priors
+from vgm.models import (
+    conditions,
+    families,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+)
 from vgm.models.protocol import Latents, LatentVariableModel
 from vgm.types import Condition, Params, PRNGKey
 
@@ -89,14 +96,14 @@ class VAE(LatentVariableModel):
         dropout_key: PRNGKey | None = None,
     ) -> Float[Array, " batch *event outputs"]:
         """The likelihood's outputs at z; with a key, under dropout."""
-        outputs = self.decoder.apply(
+        outputs = networks.apply(
+            self.decoder,
             params["decoder"],
             z.reshape(len(z), -1),
             conditions.vectors(condition, self.num_classes),
-            train=dropout_key is not None,
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
+            key=dropout_key,
         )
-        return jnp.asarray(outputs) + params["output_bias"][None]
+        return outputs + params["output_bias"][None]
 
     def log_likelihood(
         self,
@@ -229,14 +236,14 @@ class VAE(LatentVariableModel):
         condition: Condition,
         dropout_key: PRNGKey | None,
     ) -> Any:
-        outputs = self.encoder.apply(
+        outputs = networks.apply(
+            self.encoder,
             params["encoder"],
             features,
             conditions.vectors(condition, self.num_classes),
-            train=dropout_key is not None,
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
+            key=dropout_key,
         )
-        return self.posterior.encoding(jnp.asarray(outputs))
+        return self.posterior.encoding(outputs)
 
     def _sample_posterior(
         self, key: PRNGKey, params: Params, encoding: Any

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
-from vgm.models import conditions, families
+from vgm.models import conditions, families, networks
 from vgm.models.likelihoods import Likelihood
 from vgm.types import Condition, Params, PRNGKey
 
@@ -57,15 +57,15 @@ class Autoregressive:
         dropout_key: PRNGKey | None = None,
     ) -> Float[Array, " batch *event outputs"]:
         """The likelihood's outputs; with a key, under dropout."""
-        outputs = self.network.apply(
+        outputs = networks.apply(
+            self.network,
             params["network"],
             self._vectors(x),
             conditions.vectors(condition, self.num_classes),
-            train=dropout_key is not None,
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
+            key=dropout_key,
         )
         shape = (len(x), *params["output_bias"].shape)
-        return jnp.asarray(outputs).reshape(shape) + params["output_bias"][None]
+        return outputs.reshape(shape) + params["output_bias"][None]
 
     def log_prob(
         self, params: Params, x: Any, condition: Condition = None

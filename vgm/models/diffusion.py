@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from vgm.bounds import diffusion as bound
 from vgm.bounds import trajectories, weightings
 from vgm.bounds.elbo import ElboTerms
-from vgm.models import conditions
+from vgm.models import conditions, networks
 from vgm.models.heads import Decoder, Head
 from vgm.models.noise import LearnableSchedule
 from vgm.processes import times
@@ -93,15 +93,15 @@ class Diffusion:
         """The network's outputs for one example; with a key, under dropout."""
         gamma_0, gamma_1 = self._ends(params)
         one = jax.tree.map(lambda leaf: leaf[None], condition)
-        values = self.network.apply(
+        values = networks.apply(
+            self.network,
             params["network"],
             z[None],
             ((gamma - gamma_0) / (gamma_1 - gamma_0))[None],
             conditions.vectors(one, self.num_classes),
-            train=dropout_key is not None,
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
+            key=dropout_key,
         )
-        return self.head.expand(jnp.asarray(values)[0]) + params["output_bias"]
+        return self.head.expand(values[0]) + params["output_bias"]
 
     def chain(
         self,

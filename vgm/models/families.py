@@ -91,20 +91,3 @@ def batch_std(x: Float[Array, " batch *event"], observed: Observed = None) -> Ev
         Standard deviations; 0 for a coordinate that nobody observed.
     """
     return jnp.sqrt(batch_mean((x - batch_mean(x, observed)[None]) ** 2, observed))
-
-
-def scale_levels(x: Levels, *, levels: int) -> Event:
-    """Integer levels on [-1, 1].
-
-    >>> import jax.numpy as jnp
-    >>> float(scale_levels(jnp.asarray(3, jnp.int32), levels=5))
-    0.5
-
-    Args:
-        x: Levels 0 .. levels - 1.
-        levels: Number of levels.
-
-    Returns:
-        -1 for the first level, 1 for the last.
-    """
-    return x.astype(float) * (2.0 / (levels - 1)) - 1.0

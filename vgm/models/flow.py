@@ -17,8 +17,9 @@ from vgm.bijections import Bijection
 from vgm.bounds import flow as bound
 from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
+from vgm.densities.levels import scale_levels
 from vgm.errors import UserError
-from vgm.models import conditions, likelihoods
+from vgm.models import conditions
 from vgm.models.layers import Context, Layer, push
 from vgm.models.learned import velocity
 from vgm.processes import times
@@ -29,19 +30,6 @@ Event = Float[Array, "*event"]
 
 INIT_EXAMPLES = 1024
 """Examples that the layers start from; the standardisation sees all."""
-
-
-def standard_normal(z: Event) -> Scalar:
-    """Log N(z; 0, I), in nats.
-
-    Args:
-        z: Noise.
-
-    Returns:
-        Its log density.
-    """
-    zero = jnp.zeros_like(z)
-    return normal.log_prob(z, zero, zero)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +97,9 @@ class Flow:
 
         def one(x: Event, context: Context) -> Scalar:
             bijection = self.bijection(params, context)
-            return bound.change_of_variables(x, bijection, standard_normal).elbo
+            return bound.change_of_variables(
+                x, bijection, normal.standard_log_prob
+            ).elbo
 
         return jax.vmap(one)(x, context)
 
@@ -129,10 +119,12 @@ class Flow:
             key_u, key_dropout = jax.random.split(key)
             bijection = self.bijection(params, context, key_dropout if train else None)
             if not self.levels:
-                return bound.change_of_variables(x, bijection, standard_normal)
+                return bound.change_of_variables(x, bijection, normal.standard_log_prob)
             w, log_q = self._draw_noise(key_u, params, x)
             value, log_det = self._dequantize(x, w)
-            terms = bound.change_of_variables(value, bijection, standard_normal)
+            terms = bound.change_of_variables(
+                value, bijection, normal.standard_log_prob
+            )
             return bound.dequantized_terms(terms, log_det, log_q)
 
         return jax.vmap(one)(jax.random.split(key, len(x)), x, context)
@@ -162,7 +154,7 @@ class Flow:
                 key,
                 self.bijection(params, context),
                 lambda key: jax.random.normal(key, shape),
-                standard_normal,
+                normal.standard_log_prob,
             )
 
         return jax.vmap(one)(jax.random.split(key, num_samples), context)
@@ -213,7 +205,7 @@ class Flow:
         return bound.dequantize(x, w, levels=self.levels)
 
     def _noise_context(self, x: Any) -> Float[Array, " features"]:
-        return likelihoods.scale_levels(x, levels=self.levels).reshape(-1)
+        return scale_levels(x, levels=self.levels).reshape(-1)
 
     def _draw_noise(self, key: PRNGKey, params: Params, x: Any) -> tuple[Event, Scalar]:
         """Logits w of the noise u ~ q(u | x), and their log density."""

@@ -82,7 +82,7 @@ def coupling(event_shape: tuple[int, ...], step: Step, name: str) -> Layer:
         activation=step.activation,
         dropout=step.dropout,
     )
-    network = networks.MLPDecoder(mlp, (dim - split, transform.num_params))
+    network = networks.ConditionalMLP(mlp, (dim - split, transform.num_params))
     return learned.coupling(network, transform, split=split)
 
 

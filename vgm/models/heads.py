@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.densities import categorical, discretized_normal, normal
+from vgm.densities.levels import scale_levels
 from vgm.errors import UserError
 from vgm.models import likelihoods
 from vgm.processes import gaussian
@@ -146,7 +147,7 @@ def decoder(name: str, head: Head, *, levels: int) -> Decoder:
         return _normal_decoder()
 
     def scale(x: Any) -> Event:
-        return likelihoods.scale_levels(x, levels=levels)
+        return scale_levels(x, levels=levels)
 
     if name == "discretized_normal":
 
@@ -183,7 +184,7 @@ def _level_values(levels: int) -> Float[Array, " levels"]:
             "diffusion.head 'categorical' needs data.observation 'levels'; use eps, x "
             "or v for reals"
         )
-    return likelihoods.scale_levels(jnp.arange(levels), levels=levels)
+    return scale_levels(jnp.arange(levels), levels=levels)
 
 
 def _normal_decoder() -> Decoder:

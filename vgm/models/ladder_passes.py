@@ -11,6 +11,7 @@ from vgm.bounds import hierarchical
 from vgm.densities import normal
 from vgm.divergences import kl_normal
 from vgm.models.ladder_networks import Entrance, LadderLayer, Maps, Residual
+from vgm.models.networks import apply
 from vgm.types import Params, PRNGKey
 
 Values = Float[Array, " batch"]
@@ -84,7 +85,8 @@ def from_posterior(key: PRNGKey, densities: Densities, known: Any) -> Maps:
         The draw, reparameterised.
     """
     posterior, _ = densities
-    assert posterior is not None
+    if posterior is None:
+        raise ValueError("no posterior without an x")
     return normal.sample(key, *posterior)
 
 
@@ -139,13 +141,13 @@ def stepping(level: Resolution, features: Maps | None, choose: Choose) -> Any:
     def step(carry: tuple[Maps, Array], inputs: Any) -> tuple[Any, Maps]:
         state, total = carry
         key, own, known = inputs
-        mean, log_std, residual = _apply(layer, own, "prior", state)
+        mean, log_std, residual = apply(layer, own, state, method="prior")
         prior, posterior = (mean, log_std), None
         if features is not None:
-            posterior = _apply(layer, own, "posterior", state, features, *prior)
+            posterior = apply(layer, own, state, features, *prior, method="posterior")
         z = choose(key, (posterior, prior), known)
         total = total + jnp.stack([_log_prob(z, posterior), _log_prob(z, prior)])
-        return (_apply(layer, own, "merge", state, residual, z), total), z
+        return (apply(layer, own, state, residual, z, method="merge"), total), z
 
     return step
 
@@ -167,14 +169,23 @@ def inferring(level: Resolution, features: Maps, *, train: bool) -> Any:
     def infer(inputs: Any, state: Maps) -> hierarchical.Inference:
         key, own = inputs
         keys = jax.random.split(key, 3) if train else (None, None, None)
-        mean, log_std, residual = _apply(layer, own, "prior", state, key=keys[0])
-        posterior = _apply(
-            layer, own, "posterior", state, features, mean, log_std, key=keys[1]
+        mean, log_std, residual = apply(layer, own, state, method="prior", key=keys[0])
+        posterior = apply(
+            layer,
+            own,
+            state,
+            features,
+            mean,
+            log_std,
+            method="posterior",
+            key=keys[1],
         )
         return hierarchical.Inference(
             lambda key: normal.sample(key, posterior[0], posterior[1]),
             jax.vmap(kl_normal)(posterior[0], posterior[1], mean, log_std),
-            lambda z: _apply(layer, own, "merge", state, residual, z, key=keys[2]),
+            lambda z: apply(
+                layer, own, state, residual, z, method="merge", key=keys[2]
+            ),
         )
 
     return infer
@@ -229,9 +240,7 @@ def climb(
 
     def block(maps: Maps, inputs: Any) -> tuple[Maps, None]:
         own, key = inputs
-        rngs = None if key is None else {"dropout": key}
-        outputs = level.block.apply(own, maps, train=key is not None, rngs=rngs)
-        return jnp.asarray(outputs), None
+        return apply(level.block, own, maps, key=key), None
 
     return hierarchical.fold(block, maps, (params, keys))[0]
 
@@ -278,15 +287,3 @@ def walk(
         )
         latents.append(jnp.moveaxis(z, 0, 1))
     return Walk(state, tuple(latents), total[0], total[1])
-
-
-def _apply(
-    layer: LadderLayer,
-    params: Params,
-    method: str,
-    *args: Any,
-    key: PRNGKey | None = None,
-) -> Any:
-    """A method of a layer; with a key, under dropout."""
-    rngs = None if key is None else {"dropout": key}
-    return layer.apply(params, *args, train=key is not None, method=method, rngs=rngs)

@@ -13,6 +13,7 @@ from vgm.bijections import continuous as flows
 from vgm.bijections import coupling as couplings
 from vgm.bijections.transforms import Transform
 from vgm.models.layers import Batch, Context, Contexts, Layer
+from vgm.models.networks import apply
 from vgm.types import Params, PRNGKey
 
 MIN_STD = 1e-3
@@ -40,17 +41,7 @@ def actnorm(*, by_channel: bool, constant: float = 0.0) -> Layer:
         return {"mean": mean, "log_std": log_std}
 
     def build(params: Params, context: Context, key: PRNGKey | None) -> Bijection:
-        def spread(value: Array) -> Callable[[Array], Array]:
-            # Ranks are never promoted here.
-            return lambda x: jnp.broadcast_to(
-                value.reshape((1,) * (x.ndim - value.ndim) + value.shape), x.shape
-            )
-
-        mean, log_std = spread(params["mean"]), spread(params["log_std"])
-        return Bijection(
-            lambda x: elementwise.affine(mean(x), log_std(x)).forward(x),
-            lambda z: elementwise.affine(mean(z), log_std(z)).inverse(z),
-        )
+        return elementwise.affine(params["mean"], params["log_std"])
 
     return Layer(init, build)
 
@@ -170,14 +161,10 @@ def velocity(
         The velocity.
     """
     one = None if context is None else context[None]
-    rngs = None if key is None else {"dropout": key}
 
     def move(t: Array, x: Array) -> Array:
         time = jnp.asarray(t, x.dtype)[None]
-        outputs = network.apply(
-            params, x[None], time, one, train=key is not None, rngs=rngs
-        )
-        return jnp.asarray(outputs)[0]
+        return apply(network, params, x[None], time, one, key=key)[0]
 
     return move
 
@@ -192,10 +179,4 @@ def _conditioner(
 ) -> Callable[[Array], Array]:
     """The network for one example; with a key, under dropout."""
     one = None if context is None else context[None]
-    rngs = None if key is None else {"dropout": key}
-
-    def conditioner(x: Array) -> Array:
-        outputs = network.apply(params, x[None], one, train=key is not None, rngs=rngs)
-        return jnp.asarray(outputs)[0]
-
-    return conditioner
+    return lambda x: apply(network, params, x[None], one, key=key)[0]

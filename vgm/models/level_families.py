@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from vgm import densities
+from vgm.densities.levels import scale_levels
 from vgm.models.families import (
     Event,
     Likelihood,
@@ -15,7 +16,6 @@ from vgm.models.families import (
     Outputs,
     batch_mean,
     batch_std,
-    scale_levels,
 )
 from vgm.types import Scalar
 

@@ -15,7 +15,6 @@ from vgm.errors import UserError
 from vgm.models import level_families
 from vgm.models.families import Likelihood as Likelihood
 from vgm.models.families import Observed, Outputs, batch_mean, batch_std
-from vgm.models.families import scale_levels as scale_levels
 from vgm.types import Masked, Scalar
 
 

@@ -75,14 +75,16 @@ class MLP(nn.Module):
         )(x)
 
 
-class MLPEncoder(nn.Module):
-    """Parameters of q(z | x) from flattened data.
+class ConditionalMLP(nn.Module):
+    """Numbers from an event and a condition: an encoder, a decoder, a conditioner.
 
     Attributes:
-        mlp: Network with as many outputs as the family of q has parameters.
+        mlp: Network with one output for each number of ``output_shape``.
+        output_shape: Shape of one example's outputs.
     """
 
     mlp: MLP
+    output_shape: tuple[int, ...]
 
     @nn.compact
     def __call__(
@@ -91,30 +93,10 @@ class MLPEncoder(nn.Module):
         condition: Vectors | None,
         *,
         train: bool,
-    ) -> Vectors:
-        """Parameters of q(z | x)."""
+    ) -> Float[Array, " batch *outputs"]:
+        """Outputs for a batch of events."""
         flat = _join(x.reshape(len(x), -1), condition)
-        return self.mlp(flat, train=train)
-
-
-class MLPDecoder(nn.Module):
-    """Outputs of p(x | z) from an MLP.
-
-    Attributes:
-        mlp: Network with one output for each number of ``output_shape``.
-        output_shape: (*event, num_outputs).
-    """
-
-    mlp: MLP
-    output_shape: tuple[int, ...]
-
-    @nn.compact
-    def __call__(
-        self, z: Vectors, condition: Vectors | None, *, train: bool
-    ) -> Float[Array, " batch *event outputs"]:
-        """Outputs of p(x | z), before the output bias."""
-        outputs = self.mlp(_join(z, condition), train=train)
-        return outputs.reshape(len(z), *self.output_shape)
+        return self.mlp(flat, train=train).reshape(len(x), *self.output_shape)
 
 
 class ConvEncoder(nn.Module):
@@ -178,6 +160,26 @@ class ConvDecoder(nn.Module):
             kernel_init=INITIALIZERS["zeros"],
         )
         return last(x).reshape(len(z), *self.output_shape)
+
+
+def apply(
+    module: Any, params: Params, *args: Any, key: PRNGKey | None = None, **kw: Any
+) -> Any:
+    """What a network makes of its inputs; with a key, under dropout.
+
+    Args:
+        module: Module.
+        params: Its parameters.
+        *args: What it reads.
+        key: Key for dropout, or None.
+        **kw: How.
+
+    Returns:
+        Its outputs.
+    """
+    rngs = None if key is None else {"dropout": key}
+    outputs = module.apply(params, *args, train=key is not None, rngs=rngs, **kw)
+    return jax.tree.map(jnp.asarray, outputs)
 
 
 def init_alike(key: PRNGKey, count: int, module: Any, *args: Any, **kw: Any) -> Params:

@@ -56,8 +56,7 @@ def standard_normal(latent_dim: int) -> Prior:
     """
 
     def log_prob(params: Params, z: Float[Array, "batch latent"]) -> Values:
-        origin = jnp.zeros_like(z)
-        return jax.vmap(normal.log_prob)(z, origin, origin)
+        return jax.vmap(normal.standard_log_prob)(z)
 
     return Prior(
         lambda key, features: {},

@@ -67,8 +67,8 @@ def mlp(
         **shared,
     )
     return VAE(
-        networks.MLPEncoder(encoder),
-        networks.MLPDecoder(decoder, output_shape),
+        networks.ConditionalMLP(encoder, (posterior.num_outputs,)),
+        networks.ConditionalMLP(decoder, output_shape),
         family,
         posterior,
         prior,

@@ -75,8 +75,7 @@ def log_joint(
     Returns:
         The log joint density.
     """
-    origin = jnp.zeros_like(z)
-    return log_likelihood(model, x, z) + normal.log_prob(z, origin, origin)
+    return log_likelihood(model, x, z) + normal.standard_log_prob(z)
 
 
 def log_evidence(model: LinearGaussian, x: Float[Array, " data"]) -> Scalar:

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.numerics import log_sigmoid
+from vgm.shapes import require_same
 from vgm.types import Scalar
 
 Event = Float[Array, "*event"]
@@ -56,7 +57,11 @@ def diffuse(x: Event, eps: Event, gamma: Scalar) -> Event:
 
     Returns:
         z_t.
+
+    Raises:
+        ValueError: If data and noise have other shapes.
     """
+    require_same("gaussian.diffuse", x=x, eps=eps)
     alpha, sigma = alpha_sigma(gamma)
     return alpha * x + sigma * eps
 
@@ -103,7 +108,11 @@ def posterior(
 
     Returns:
         Mean and log standard deviation.
+
+    Raises:
+        ValueError: If latents and data have other shapes.
     """
+    require_same("gaussian.posterior", z_t=z_t, x=x)
     gamma_s = gamma_t - increment
     alpha_s, _ = alpha_sigma(gamma_s)
     share = -jnp.expm1(-increment)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from vgm.bounds.diffusion import Chain, predict
 from vgm.processes import gaussian
+from vgm.processes.times import grid_time
 from vgm.shapes import require_positive
 from vgm.types import PRNGKey, Scalar
 
@@ -123,9 +124,9 @@ def _run(
 
     def body(z_t: Event, inputs: tuple[PRNGKey, Array]) -> tuple[Event, Any]:
         key, index = inputs
-        t, width = index.astype(z_t.dtype) / num_steps, 1.0 / num_steps
+        t, width = grid_time(index, num_steps, z_t.dtype)
         gamma_t = chain.schedule.gamma(t)
-        increment = chain.schedule.increment(t, jnp.asarray(width, z_t.dtype))
+        increment = chain.schedule.increment(t, width)
         x_hat = chain.parameterisation.to_x(z_t, predict(z_t, gamma_t, chain), gamma_t)
         z_s = step(key, z_t, x_hat, gamma_t, increment)
         return z_s, keep(z_s, x_hat)

@@ -1,0 +1,65 @@
+"""Integer levels: which integers are any, and where they lie on [-1, 1]."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def on_levels(
+    log_mass: Float[Array, "*shape"], x: Int[Array, "*shape"], levels: int
+) -> Float[Array, "*shape"]:
+    """Log masses of integers, -inf where they are none of 0 .. levels - 1.
+
+    >>> import jax.numpy as jnp
+    >>> on_levels(jnp.zeros(4), jnp.asarray([-1, 0, 2, 3]), 3).tolist()
+    [-inf, 0.0, 0.0, -inf]
+
+    Args:
+        log_mass: What a formula says, good for levels alone.
+        x: Integers.
+        levels: Number of levels.
+
+    Returns:
+        The log masses.
+    """
+    # Not x < levels: where x are bytes, 256 is none.
+    return jnp.where((x >= 0) & (x <= levels - 1), log_mass, -jnp.inf)
+
+
+def scale_levels(
+    x: Int[Array, "*event"], *, levels: int, dtype: Any = float
+) -> Float[Array, "*event"]:
+    """Integer levels on [-1, 1].
+
+    >>> import jax.numpy as jnp
+    >>> float(scale_levels(jnp.asarray(3, jnp.int32), levels=5))
+    0.5
+
+    Args:
+        x: Levels 0 .. levels - 1.
+        levels: Number of levels.
+        dtype: Type of the result.
+
+    Returns:
+        -1 for the first level, 1 for the last.
+    """
+    return x.astype(dtype) * (2.0 / (levels - 1)) - 1.0
+
+
+def nearest_level(y: Float[Array, "*event"], *, levels: int) -> Int[Array, "*event"]:
+    """The inverse of ``scale_levels``, of any number.
+
+    >>> import jax.numpy as jnp
+    >>> int(nearest_level(jnp.asarray(0.6), levels=5))
+    3
+
+    Args:
+        y: Numbers.
+        levels: Number of levels.
+
+    Returns:
+        The level next to each, as int32.
+    """
+    level = jnp.round((y + 1.0) * (0.5 * (levels - 1)))
+    return jnp.clip(level, 0, levels - 1).astype(jnp.int32)
