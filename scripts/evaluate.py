@@ -52,7 +52,7 @@ def evaluate(arguments: list[str] | None) -> None:
     cli.enable_compilation_cache()
     change = functools.partial(changed, args=args)
     prepared = results.of_run(args.run, args.data_path, change=change)
-    _, params = experiment.load(args.run)
+    _, params = experiment.load(args.run, warn=cli.warn)
     parts: dict[str, float] = {}
     if args.surgery:
         found = results.dissect(prepared, params, split=args.split)

@@ -35,13 +35,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def sample(arguments: list[str] | None) -> None:
     args = cli.parse(Arguments, arguments, prog="sample.py")
-    if args.num_samples < 1:
-        raise UserError(f"--num-samples must be at least 1; got {args.num_samples}")
-    if not 0 <= args.seed < 2**63:
-        raise UserError(f"--seed must be from 0 to 2^63 - 1; got {args.seed}")
+    if not 1 <= args.num_samples < 2**31:
+        raise UserError(
+            f"--num-samples must be at least 1 and below 2^31; got {args.num_samples}"
+        )
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to 2^32 - 1; got {args.seed}")
+    if args.output is not None and not args.output.name:
+        raise UserError(f"--output {args.output}: give a file without its ending")
     cli.enable_compilation_cache()
     config, form = directory.read_config(args.run)
-    model, params = directory.load(args.run)
+    model, params = directory.load(args.run, warn=cli.warn)
     base = args.output or args.run / f"samples-seed-{args.seed}"
     archive, picture = (base.with_name(base.name + end) for end in (".npz", ".png"))
     for path in (archive, picture):

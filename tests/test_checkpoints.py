@@ -34,6 +34,12 @@ def restore(directory, warnings):
         )
 
 
+def params_of(directory, warnings):
+    return checkpoints.restore_params(
+        directory, make_state(0.0).params, warn=warnings.append
+    )
+
+
 def test_what_was_saved_comes_back_exactly(tmp_path):
     save_some(tmp_path / "c", [1, 2])
     restored = restore(tmp_path / "c", [])
@@ -48,9 +54,9 @@ def test_what_was_saved_comes_back_exactly(tmp_path):
 def test_an_empty_folder_restores_nothing(tmp_path):
     assert restore(tmp_path / "c", []) is None
     with pytest.raises(FileNotFoundError):
-        checkpoints.restore_params(tmp_path / "c", make_state(0.0).params)
+        params_of(tmp_path / "c", [])
     with pytest.raises(FileNotFoundError):
-        checkpoints.restore_params(tmp_path / "d", make_state(0.0).params)
+        params_of(tmp_path / "d", [])
     assert not (tmp_path / "d").exists()
 
 
@@ -92,6 +98,19 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path):
 
 def test_parameters_restore_as_host_arrays(tmp_path):
     save_some(tmp_path / "c", [5])
-    params = checkpoints.restore_params(tmp_path / "c", make_state(0.0).params)
+    params = params_of(tmp_path / "c", [])
     chex.assert_trees_all_equal(params, make_state(5.0).params)
     assert all(isinstance(a, np.ndarray) for a in jax.tree.leaves(params))
+
+
+def test_parameters_of_an_older_checkpoint_are_said_to_be(tmp_path):
+    save_some(tmp_path / "c", [1, 2])
+    for path in (tmp_path / "c" / "2" / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    warnings = []
+    params = params_of(tmp_path / "c", warnings)
+    chex.assert_trees_all_equal(params, make_state(1.0).params)
+    assert len(warnings) == 1
+    assert "checkpoint 2 in" in warnings[0]
+    assert "going back to the one before" in warnings[0]

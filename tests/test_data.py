@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import struct
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -192,7 +193,7 @@ NPZ_ERRORS = {
             "x_test": np.zeros((2, 3), int),
             "levels": 1,
         },
-        "levels must be one integer of at least 2",
+        "levels must be one integer from 2 to 65536",
     ),
     "labels": (
         {
@@ -205,6 +206,30 @@ NPZ_ERRORS = {
     "shapes": (
         {"x_train": np.zeros((2, 3), int), "x_test": np.zeros((2, 4), int)},
         "differ in shape or dtype",
+    ),
+    "many levels": (
+        {
+            "x_train": np.zeros((2, 3), int),
+            "x_test": np.zeros((2, 3), int),
+            "levels": 2**40,
+        },
+        "levels must be one integer from 2 to 65536",
+    ),
+    "labels beyond int32": (
+        {
+            "x_train": np.zeros((2, 3), int),
+            "x_test": np.zeros((2, 3), int),
+            "y_train": np.asarray([0, 2**32 + 1]),
+        },
+        "y_train must be from 0 to 65535.*; got 0 to 4294967297",
+    ),
+    "negative labels": (
+        {
+            "x_train": np.zeros((2, 3), int),
+            "x_test": np.zeros((2, 3), int),
+            "y_train": np.asarray([0, -1]),
+        },
+        "y_train must be from 0 to 65535.*; got -1 to 0",
     ),
 }
 
@@ -232,9 +257,57 @@ def test_other_bad_files_are_named(tmp_path):
     (tmp_path / "b.amat").write_bytes(b"0 1 2\n")
     with pytest.raises(UserError, match="784 zeros and ones a line"):
         files.read_amat(tmp_path / "b.amat")
+    np.save(tmp_path / "array.npy", np.zeros((2, 3)))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with zipfile.ZipFile(tmp_path / "notes.npz", "w") as archive:
+        archive.writestr("README.txt", "no array")
+    for name, message in (
+        ("array", "not a readable"),
+        ("notes", r"README.txt is no array"),
+    ):
+        with pytest.raises(UserError, match=message):
+            data.load("own", tmp_path / f"{name}.npz", num_validation=0)
+    for pixels in (255.0, np.nan, 0.5j, "a"):
+        columns = np.full((784, 2), pixels)
+        content = {"data": columns, "testdata": columns}
+        scipy.io.savemat(tmp_path / "chardata.mat", content)
+        with pytest.raises(UserError, match="must be real numbers from 0 to 1"):
+            data.load("omniglot", tmp_path / "chardata.mat", num_validation=0)
     make_idx_folder(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"the files are in .*empty; give that"):
+        data.load("empty", tmp_path, num_validation=0)
     with pytest.raises(UserError, match=r"data\.num-validation must be"):
         data.load("mnist", tmp_path / "empty", num_validation=20)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((0, 28, 28), "no test examples; add some"),
+        ((6, 32, 32), r"shape \(28, 28, 1\) and test examples of \(32, 32, 1\)"),
+    ],
+)
+def test_splits_have_examples_alike(tmp_path, shape, message):
+    make_idx_folder(tmp_path)
+    for end, magic, array in (
+        ("images-idx3", 0x803, np.zeros(shape)),
+        ("labels-idx1", 0x801, np.zeros(shape[:1])),
+    ):
+        write_idx(tmp_path / f"t10k-{end}-ubyte.gz", magic, array)
+    with pytest.raises(UserError, match=message):
+        data.load("mnist", tmp_path, num_validation=0)
+
+
+def test_cells_of_a_table_are_what_they_look_like(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("1.5\n\n2.5\n" + "3.5\n" * 17)
+    found = data.load("own", path, num_validation=0, missing="nan")
+    x = np.concatenate([split.x for split in found[:3]])
+    assert len(x) == 20
+    assert np.isnan(x).sum() == 1
+    path.write_text("1.5,1_000\n" + "1.5,2.5\n" * 20)
+    with pytest.raises(UserError, match=r"line 1, column 2: '1_000' is no finite"):
+        data.load("own", path, num_validation=0)
 
 
 @pytest.mark.parametrize("name", ["no_such_data_set", "not/a name"])

@@ -500,6 +500,26 @@ BAD_INPUT = {
         ["vae-digits", "--optimizer.learning-rate", "0"],
         r"optimizer\.learning-rate must be positive; got 0",
     ),
+    "steps beyond an integer": (
+        ["vae-digits", "--train.num-steps", "3000000000"],
+        r"train\.num-steps must be below 2\^31; got 3000000000",
+    ),
+    "seed": (
+        ["vae-digits", "--seed", str(2**32)],
+        r"seed must be from 0 to 2\^32 - 1; got 4294967296",
+    ),
+    "a decay that float32 rounds to 1": (
+        ["vae-digits", "--optimizer.b2", "0.99999999999"],
+        r"optimizer\.b2 must be at least 0 and below 1; got 0\.99999999999",
+    ),
+    "a number that float32 rounds to 0": (
+        ["vae-digits", "--optimizer.eps", "1e-300"],
+        r"optimizer\.eps must be positive; got 1e-300",
+    ),
+    "a folder that is too long a name": (
+        ["vae-digits", "--data.path", "x" * 300],
+        r"File name too long",
+    ),
     "learning rate NaN": (
         ["vae-digits", "--optimizer.learning-rate", "nan"],
         r"optimizer\.learning-rate must be positive",
@@ -547,7 +567,6 @@ BAD_INPUT = {
         ],
         r"train\.patience needs a validation split",
     ),
-    "seed": (["vae-digits", "--seed", str(2**64)], r"seed must be from 0"),
     "label out of range": (
         lambda tmp_path: labelled(tmp_path, y_test=np.array([0, 7])),
         r"model\.conditional needs labels 0 \.\. 1 .* the test split",
@@ -834,6 +853,147 @@ def test_scripts_name_a_folder_without_a_run(tmp_path, capsys, script):
 def test_load_names_a_folder_without_a_run(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         vgm.load(tmp_path)
+
+
+def copied(finished_run, tmp_path, *removed):
+    """A run of one's own, without some of its files."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished_run, run_dir)
+    for name in removed:
+        path = run_dir / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return run_dir
+
+
+def test_a_damaged_checkpoint_changes_no_finished_run(finished_run, tmp_path, capsys):
+    """Its parameters are in a file of their own; without it one is told."""
+    _, expected = vgm.load(finished_run)
+    run_dir = copied(finished_run, tmp_path)
+    for path in (run_dir / "checkpoints" / "30").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    chex.assert_trees_all_equal(vgm.load(run_dir)[1], expected)
+    (run_dir / "params.npz").unlink()
+    warned = []
+    directory.load(run_dir, warn=warned.append)
+    assert "not trained to its end" in warned[0]
+    assert "checkpoint 30 in" in warned[1]
+    out = tmp_path / "drawn"
+    arguments = [str(run_dir), "--num-samples", "2", "--output", str(out)]
+    assert sample.main(arguments) == 0
+    assert capsys.readouterr().err.count("warning: ") == 2
+    shutil.rmtree(run_dir / "checkpoints")
+    with pytest.raises(UserError, match="no readable checkpoint"):
+        directory.load(run_dir, warn=lambda line: None)
+
+
+def test_parameters_of_another_model_are_refused(finished_run, tmp_path):
+    run_dir = copied(finished_run, tmp_path)
+    storage.save_params(run_dir / "params.npz", {"other": np.zeros(2)})
+    with pytest.raises(UserError, match="the parameters of another model"):
+        vgm.load(run_dir)
+
+
+def test_a_run_is_of_one_process(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with storage.alone(tmp_path / "run"):
+        assert train.main([*QUICK, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "in use by another process" in capsys.readouterr().err
+    assert not any((tmp_path / "run").iterdir())
+    with storage.alone(tmp_path / "run"):  # free again
+        pass
+
+
+def test_lost_metrics_are_said_to_be(finished_run, tmp_path, capsys):
+    run_dir = copied(finished_run, tmp_path, "result.json", "metrics.csv")
+    assert train.main([*QUICK, "--run-dir", str(run_dir), "--resume"]) == 0
+    out = capsys.readouterr().out
+    assert "metrics.csv is gone" in out
+    assert "30 steps, - a second" in out
+    assert json.loads((run_dir / "result.json").read_text())["steps_per_second"] is None
+
+
+DAMAGED = {
+    "config.json": (b"\xff\xfe", b'{"config": [], "data_form": {}}', b"[]"),
+    "result.json": (b"[]", b"{}", b"{"),
+    "likelihoods.npz": (b"", b"PK\x03\x04"),
+    "params.npz": (b"", b"PK\x03\x04"),
+    "metrics.csv": (b"step,train_bound\n1,word\n", b"bound\n1\n"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_of_a_run_are_named(finished_run, tmp_path, capsys, name):
+    run_dir = copied(finished_run, tmp_path)
+    if name == "metrics.csv":
+        (run_dir / "result.json").unlink()
+    script, *arguments = {
+        "config.json": (evaluate, str(run_dir)),
+        "result.json": (compare, str(finished_run), str(run_dir)),
+        "likelihoods.npz": (compare, str(finished_run), str(run_dir)),
+        "params.npz": (sample, str(run_dir), "--output", str(tmp_path / "drawn")),
+        "metrics.csv": (train, *QUICK, "--run-dir", str(run_dir), "--resume"),
+    }[name]
+    for content in DAMAGED[name]:
+        (run_dir / name).write_bytes(content)
+        assert script.main(arguments) == 2
+        message = capsys.readouterr().err
+        assert re.fullmatch(rf"error: .*{re.escape(name)} is damaged.*\n", message)
+
+
+def test_data_may_move_and_labels_are_data(tmp_path, capsys):
+    """A run goes on with its data elsewhere; with other labels it does not."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 17, (40, 4))
+    labels = rng.integers(0, 2, 40)
+    for name, test_labels in (
+        ("a", labels[:5]),
+        ("moved", labels[:5]),
+        ("b", 1 - labels[:5]),
+    ):
+        np.savez(
+            tmp_path / f"{name}.npz",
+            **{"x_train": x, "x_valid": x[:5], "x_test": x[:5], "levels": 17},
+            **{"y_train": labels, "y_valid": labels[:5], "y_test": test_labels},
+        )
+    run = [*QUICK, "--model.conditional", "--run-dir", str(tmp_path / "run")]
+    assert train.main([*run, "--data.path", str(tmp_path / "a.npz")]) == 0
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "a.npz").unlink()
+    capsys.readouterr()
+    assert train.main([*run, "--data.path", str(tmp_path / "b.npz"), "--resume"]) == 2
+    assert "made with other data (labels_digest" in capsys.readouterr().err
+    moved = ["--data.path", str(tmp_path / "moved.npz")]
+    assert train.main([*run, *moved, "--resume"]) == 0
+
+
+def test_a_script_names_what_the_system_refuses(capsys):
+    def full():
+        raise OSError(28, "No space left on device", "runs/x")
+
+    def greedy():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    for failing, said in (
+        (full, "runs/x: No space left"),
+        (greedy, "not enough memory"),
+    ):
+        assert cli.guarded(failing) == 2
+        assert re.fullmatch(f"error: {said}.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_in_nan_is_no_result(tmp_path, capsys):
+    """Every gradient was finite, and the parameters too large for any bound."""
+    run_dir = tmp_path / "run"
+    arguments = [
+        *(*QUICK, "--train.num-steps", "1", "--train.eval-every", "1"),
+        *("--optimizer.learning-rate", "1e30", "--optimizer.warmup-steps", "0"),
+        *("--optimizer.schedule", "constant", "--optimizer.weight-decay", "0"),
+    ]
+    assert train.main([*arguments, "--run-dir", str(run_dir)]) == 2
+    assert "the ELBO of the test split is NaN" in capsys.readouterr().err
+    assert not (run_dir / "result.json").exists()
 
 
 @pytest.mark.slow

@@ -132,6 +132,7 @@ def guarded(main: Callable[[], None], *, remedy: str = "") -> int:
     Returns:
         0, 2 (a message), 130 (interrupted) or 141 (nobody reads the output).
     """
+    _accept_any_terminal()
     try:
         try:
             main()
@@ -147,7 +148,36 @@ def guarded(main: Callable[[], None], *, remedy: str = "") -> int:
         # The interpreter flushes once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        print(
+            "error: not enough memory; lower the batch size, the chunk size or the "
+            "sizes of the model",
+            file=sys.stderr,
+        )
+        return 2
     return 0
+
+
+def _accept_any_terminal() -> None:
+    """Where a terminal has no ±, print something else."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def warn(line: str) -> None:
+    """Say what is not as it should be.
+
+    Args:
+        line: One line.
+    """
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def enable_compilation_cache() -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from vgm.bounds import gradients
 from vgm.configs.combinations import ANY, COMBINATIONS, IN_CLOSED_FORM
 from vgm.configs.plain import flatten, to_dict
@@ -52,12 +54,30 @@ _POSITIVE = (
     "latent.temperature",
 )
 
+
+def _float32(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
 _CHECKS: tuple[Check, ...] = (
     *((name, lambda v: v >= 1, "at least 1") for name in _AT_LEAST_ONE),
     *((name, lambda v: 0 <= v < float("inf"), "at least 0") for name in _NOT_NEGATIVE),
-    *((name, lambda v: 0 <= v < 1, "at least 0 and below 1") for name in _BELOW_ONE),
-    *((name, lambda v: 0 < v < float("inf"), "positive") for name in _POSITIVE),
-    ("seed", lambda v: 0 <= v < 2**63, "from 0 to 2^63 - 1"),
+    *(
+        (name, lambda v: v < 2**31, "below 2^31")
+        for name in (*_AT_LEAST_ONE, *_NOT_NEGATIVE)
+    ),
+    # As float32 has them: 1 - 1e-9 is 1 there, and 1e-300 is 0.
+    *(
+        (name, lambda v: v >= 0 and _float32(v) < 1, "at least 0 and below 1")
+        for name in _BELOW_ONE
+    ),
+    *(
+        (name, lambda v: 0 < _float32(v) < float("inf"), "positive")
+        for name in _POSITIVE
+    ),
+    # Of a greater seed a key would keep the last 32 bits.
+    ("seed", lambda v: 0 <= v < 2**32, "from 0 to 2^32 - 1"),
     ("model.hidden", lambda v: all(width >= 1 for width in v), "widths of at least 1"),
     (
         "model.multipliers",

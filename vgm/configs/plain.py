@@ -116,7 +116,6 @@ def changed_fields(before: Config, after: Config) -> list[str]:
     Returns:
         "train.batch-size (128 before, 64 now)", and so on.
     """
-    # The same file may be reached by another path.
     old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
     return [
         f"{name} ({value} before, {new[name]} now)"
@@ -128,7 +127,8 @@ def changed_fields(before: Config, after: Config) -> list[str]:
 def _same_place(before: Any, after: Any, name: str) -> bool:
     if name not in ("data.path", "train.init-from") or before is None or after is None:
         return False
-    return Path(before).resolve() == Path(after).resolve()
+    # Data may have moved: what they hold is compared once they are read.
+    return name == "data.path" or Path(before).resolve() == Path(after).resolve()
 
 
 def resolved(config: Config) -> Config:

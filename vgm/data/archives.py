@@ -8,6 +8,9 @@ from vgm.data import files
 from vgm.data.arrays import Dataset, Split, require_digits
 from vgm.errors import UserError
 
+MAX_LEVELS = 65536
+"""Most levels, and most classes: more are no categories."""
+
 
 def load_npz(path: Path, missing: str) -> Dataset:
     """Arrays x_train and x_test, perhaps x_valid, labels y_* and levels.
@@ -75,8 +78,12 @@ def _levels(path: Path, arrays: dict[str, np.ndarray], x: dict[str, np.ndarray])
     lowest = min(int(array.min()) for array in x.values())
     highest = max(int(array.max()) for array in x.values())
     stated = arrays.get("levels", np.asarray(2 if highest <= 1 else 256))
-    if stated.size != 1 or stated.dtype.kind not in "ui" or stated.item() < 2:
-        raise UserError(f"{path}: levels must be one integer of at least 2")
+    one = stated.size == 1 and stated.dtype.kind in "ui"
+    if not one or not 2 <= stated.item() <= MAX_LEVELS:
+        raise UserError(
+            f"{path}: levels must be one integer from 2 to {MAX_LEVELS}; store reals "
+            "as floats"
+        )
     levels = int(stated.item())
     if lowest < 0 or highest >= levels:
         raise UserError(
@@ -96,5 +103,10 @@ def _labels(
         raise UserError(
             f"{path}: y_{split} must be {count} integers; got {labels.dtype} of shape "
             f"{labels.shape}"
+        )
+    if count and not 0 <= int(labels.min()) <= int(labels.max()) < MAX_LEVELS:
+        raise UserError(
+            f"{path}: y_{split} must be from 0 to {MAX_LEVELS - 1}, one number a "
+            f"class; got {labels.min()} to {labels.max()}"
         )
     return labels.astype(np.int32)

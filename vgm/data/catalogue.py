@@ -48,11 +48,17 @@ def load(name: str, path: Path | None) -> Dataset:
                 f"pip install 'vgm[prepare]' && tfds build {name} "
                 f"--file_format=array_record{where}"
             )
-        read = {
-            split: _read(tfds, name, split, path)
-            for split in ("train", "validation", "test")
-            if split in splits
-        }
+        try:
+            read = {
+                split: _read(tfds, name, split, path)
+                for split in ("train", "validation", "test")
+                if split in splits
+            }
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"data set {name!r} in {builder.data_dir} is damaged "
+                f"({str(error).splitlines()[0][:80]}); remove it and prepare it again"
+            ) from error
     if "test" not in read:
         raise UserError(f"data set {name!r} has no test split; use another")
     train, test = read["train"], read["test"]

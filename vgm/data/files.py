@@ -17,6 +17,8 @@ IDX_IMAGES = 0x00000803
 IDX_LABELS = 0x00000801
 AMAT_PIXELS = 784
 CIFAR_SHAPE = (3, 32, 32)
+DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading a file that is cut short may raise."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -36,7 +38,7 @@ def read_bytes(path: Path) -> bytes:
             with gzip.open(path) as file:
                 return file.read()
         return path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{path} is damaged or cut short ({type(error).__name__}); fetch it again"
         ) from error
@@ -143,12 +145,17 @@ def read_npz(path: Path, *, missing: str = "none") -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read; change its permissions") from error
+    # A .npy under that name is an array, with neither names nor a context.
+    except (*DAMAGED, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a readable .npz of plain arrays ({type(error).__name__}); "
             "write it again with numpy.savez"
         ) from error
     for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{path}: {name} is no array; write it with numpy.savez")
         if array.dtype.kind not in "uif":
             raise UserError(
                 f"{path}: {name} has dtype {array.dtype}; expected integers (levels; "
@@ -192,8 +199,14 @@ def read_omniglot(path: Path) -> dict[str, np.ndarray]:
                 f"{path} lacks {name!r} of shape ({AMAT_PIXELS}, examples); expected "
                 "OMNIGLOT's chardata.mat"
             )
+        pixels = content[name]
+        if pixels.dtype.kind not in "uif" or not ((pixels >= 0) & (pixels <= 1)).all():
+            raise UserError(
+                f"{path}: {name!r} must be real numbers from 0 to 1; expected "
+                "OMNIGLOT's chardata.mat"
+            )
         # Columns are images in Fortran order.
-        pixels = content[name].T.reshape(-1, 28, 28).transpose(0, 2, 1)
-        levels = np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
+        pixels = pixels.T.reshape(-1, 28, 28).transpose(0, 2, 1)
+        levels = np.rint(pixels * 255.0).astype(np.uint8)
         splits[split] = levels[..., None]
     return splits

@@ -53,6 +53,7 @@ def load(
     dataset = _built_in(name) if path is None else _load_path(name, path, missing)
     if dataset is None:
         dataset = catalogue.load(name, path)
+    _require_examples(name, dataset)
     if train_on_validation:
         return with_validation_trained_on(dataset)
     if dataset.validation is None:
@@ -66,6 +67,20 @@ def load(
         train, validation = hold_out(dataset.train, num_validation)
         dataset = dataset._replace(train=train, validation=validation)
     return dataset
+
+
+def _require_examples(name: str, dataset: Dataset) -> None:
+    """Check that every split has examples, all of one shape."""
+    shape = dataset.train.x.shape[1:]
+    for split in ("train", "validation", "test"):
+        found = getattr(dataset, split)
+        if found is not None and not found.x.size:
+            raise UserError(f"data set {name!r} has no {split} examples; add some")
+        if found is not None and found.x.shape[1:] != shape:
+            raise UserError(
+                f"data set {name!r} has training examples of shape {shape} and "
+                f"{split} examples of {found.x.shape[1:]}; make them alike"
+            )
 
 
 def _built_in(name: str) -> Dataset | None:
@@ -99,7 +114,10 @@ def _load_path(name: str, path: Path, missing: str) -> Dataset | None:
         raise UserError(f"data.path {path} does not exist; give a folder or a file")
     if path.is_file():
         return _load_file(path, missing)
-    if (path / name).is_dir():
+    if name and (path / name).is_dir():
+        inside = path / name
+        if any(any(inside.glob(pattern)) for pattern, _ in _FOLDERS):
+            raise UserError(f"data.path {path}: the files are in {inside}; give that")
         return None
     for pattern, loader in _FOLDERS:
         if any(path.glob(pattern)):

@@ -38,9 +38,13 @@ def load_csv(path: Path, *, missing: str = "none") -> Dataset:
         raise UserError(f"{path} is no text in UTF-8; save it as such") from error
     reader = csv.reader(text.splitlines())
     try:
-        rows = [(reader.line_num, row) for row in reader if row]
+        rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise UserError(f"{path} is no table ({error}); save it again") from error
+    if missing == "nan" and max((len(row) for _, row in rows), default=0) == 1:
+        # Of a single column, an empty line is an empty cell.
+        rows = [(line, row or [""]) for line, row in rows]
+    rows = [(line, row) for line, row in rows if row]
     header = 1 if rows and not any(_is_number(cell) for cell in rows[0][1]) else 0
     x = _numbers(path, rows[header:], missing)
     if len(x) < MIN_ROWS:
@@ -57,7 +61,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # 1_000 is one to Python alone
 
 
 def _numbers(path: Path, rows: list[tuple[int, list[str]]], missing: str) -> np.ndarray:

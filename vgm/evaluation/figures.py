@@ -79,7 +79,8 @@ def save_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axis.set_xlabel("step")
         axis.set_ylabel("nats / example")
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
+        if axis.lines:
+            axis.legend(frameon=False)
     _zoom(left, rows)
     _save(figure, path)
 

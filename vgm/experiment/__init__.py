@@ -36,13 +36,14 @@ def run(config: configs.Config, reporter: Reporter | None = None) -> dict[str, A
     if not directory.has_begun(directory.run_directory(config)):
         directory.require_source(experiment)
     run_dir = directory.claim(config)
-    if not (run_dir / "config.json").exists():
-        directory.write_config(run_dir, config, experiment.form)
-    directory.require_same_data(run_dir, experiment.form)
-    finished = run_dir / "result.json"
-    if finished.exists():
-        reporter.say(f"{run_dir} is finished already; its result is unchanged")
-        return directory.read_result(run_dir)
-    fit = fitting.train(experiment, run_dir, reporter)
-    storage.save_params(run_dir / "params.npz", fit.best.params)
-    return results.report(experiment, run_dir, fit, reporter)
+    with storage.alone(run_dir):
+        if not (run_dir / "config.json").exists():
+            directory.write_config(run_dir, config, experiment.form)
+        directory.require_same_data(run_dir, experiment.form)
+        finished = run_dir / "result.json"
+        if finished.exists():
+            reporter.say(f"{run_dir} is finished already; its result is unchanged")
+            return directory.read_result(run_dir)
+        fit = fitting.train(experiment, run_dir, reporter)
+        storage.save_params(run_dir / "params.npz", fit.best.params)
+        return results.report(experiment, run_dir, fit, reporter)

@@ -21,6 +21,7 @@ class DataForm(NamedTuple):
         test_digest: Hash of the test examples as they are stored, in any order.
         train_digest: Hash of the training examples, in their order.
         validation_digest: Hash of the validation examples, in theirs.
+        labels_digest: Hash of the test examples' labels, for a conditional model.
     """
 
     event_shape: tuple[int, ...]
@@ -29,6 +30,7 @@ class DataForm(NamedTuple):
     test_digest: str
     train_digest: str = ""
     validation_digest: str = ""
+    labels_digest: str = ""
 
 
 def build_model(config: configs.Config, form: DataForm) -> GenerativeModel:

@@ -14,6 +14,8 @@ result.json        final numbers with units
 import importlib.metadata
 import json
 import platform
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +87,14 @@ def claim(config: configs.Config) -> Path:
     return run_dir
 
 
-def load(run: str | Path) -> tuple[GenerativeModel, Params]:
+def load(
+    run: str | Path, *, warn: Callable[[str], None] = warnings.warn
+) -> tuple[GenerativeModel, Params]:
     """A run's model and parameters, in one line; on any machine.
 
     Args:
         run: Folder of the run, finished or not.
+        warn: Told in one line where they are not those of the run's end.
 
     Returns:
         The model, and its parameters as host arrays: the best on validation where the
@@ -102,8 +107,13 @@ def load(run: str | Path) -> tuple[GenerativeModel, Params]:
     config, form = read_config(run_dir)
     model = build_model(config, form)
     abstract = abstract_params(config, form, model)
+    finished = run_dir / "params.npz"
+    if finished.exists():
+        return model, storage.load_params(finished, abstract)
+    warn(f"{run_dir} is not trained to its end: parameters of its newest checkpoint")
+    folder = run_dir / "checkpoints"
     try:
-        return model, checkpoints.restore_params(run_dir / "checkpoints", abstract)
+        return model, checkpoints.restore_params(folder, abstract, warn=warn)
     except FileNotFoundError as error:
         raise UserError(
             f"{run_dir} has no readable checkpoint; train it further with --resume"
@@ -141,6 +151,8 @@ def read_config(run_dir: Path) -> tuple[configs.Config, DataForm]:
     path = run_dir / "config.json"
     try:
         content = json.loads(path.read_text())
+        if not isinstance(content["config"], dict):
+            raise TypeError("no configuration")
         config = configs.from_dict(content["config"])
         form = DataForm(**content["data_form"])
         return config, form._replace(event_shape=tuple(form.event_shape))
@@ -149,7 +161,7 @@ def read_config(run_dir: Path) -> tuple[configs.Config, DataForm]:
             f"{run_dir} holds no run (no config.json); give a folder made by "
             "scripts/train.py"
         ) from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); train again") from error
 
 
@@ -165,15 +177,22 @@ def read_result(run_dir: Path) -> dict[str, Any]:
     Raises:
         UserError: If the run is not finished or the file damaged.
     """
+    path = run_dir / "result.json"
     try:
-        return dict(json.loads((run_dir / "result.json").read_text()))
+        result = json.loads(path.read_text())
+        if "bits_per_dim" not in result:
+            raise TypeError("no result")
+        return dict(result)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{run_dir} has no result.json; finish the run: scripts/train.py ... "
             f"--run-dir {run_dir} --resume"
         ) from error
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise UserError(f"{run_dir}/result.json is damaged; train again") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged; remove it and evaluate again: scripts/train.py ... "
+            f"--run-dir {run_dir} --resume"
+        ) from error
 
 
 def read_likelihoods(run_dir: Path) -> dict[str, np.ndarray] | None:
@@ -188,8 +207,7 @@ def read_likelihoods(run_dir: Path) -> dict[str, np.ndarray] | None:
     path = run_dir / "likelihoods.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    return storage.read_arrays(path)
 
 
 def require_same_data(run_dir: Path, now: DataForm) -> None:
@@ -254,7 +272,11 @@ def require_source(experiment: Experiment) -> None:
     trained_on = (
         before.train_on_validation or before.num_validation < now.num_validation
     )
-    if before.name == now.name and not now.train_on_validation and trained_on:
+    if (
+        form.test_digest == experiment.form.test_digest
+        and not now.train_on_validation
+        and trained_on
+    ):
         raise UserError(
             f"train.init-from {source}: it was trained on examples that are validation "
             "here; give it its --data.num-validation, or --data.train-on-validation"

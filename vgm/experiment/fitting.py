@@ -20,6 +20,8 @@ from vgm.training import checkpoints, loop, sharding
 from vgm.training.step import MAX_SKIPPED, StepMetrics, TrainState, init_state
 from vgm.types import Batch, Params, PRNGKey
 
+REMEDY = "lower --optimizer.learning-rate or set --optimizer.clip-norm, in a new run"
+
 
 class Best(NamedTuple):
     """The parameters that a finished run would use.
@@ -145,18 +147,21 @@ def _start(
         state = init(key_init, train_data)
         source = experiment.config.train.init_from
         if source is not None:
-            _, params = directory.load(source)
+            _, params = directory.load(source, warn=reporter.say)
             decay = experiment.config.optimizer.ema_decay
             state = init_state(params, optimizer, ema_decay=decay)
         state = sharding.replicate(state, mesh)
         return Fit(state, Best(None, None, 0, 0), [], 0.0)
     reporter.say(f"resuming {run_dir} at step {restored.step}")
+    rows = storage.read_rows(run_dir / "metrics.csv", last_step=restored.step)
+    if not rows:
+        reporter.say(f"{run_dir}/metrics.csv is gone: curves begin at this step")
     meta = restored.meta
     params = sharding.replicate(restored.params, mesh)
     return Fit(
         sharding.replicate(TrainState(*restored.state), mesh),
         Best(params, meta["best_bound"], meta["best_step"], meta["stale"]),
-        storage.read_rows(run_dir / "metrics.csv", last_step=restored.step),
+        rows,
         meta["seconds"],
     )
 
@@ -242,11 +247,8 @@ def _exhausted(config: configs.Config, best: Best) -> bool:
 def _progresses(
     config: configs.Config, metrics: StepMetrics, state: TrainState, num_steps: int
 ) -> bool:
-    """Whether some step was taken, or those that were not were merely too large.
-
-    Large gradients are skipped so many times in a row at most: what is skipped for
-    longer, or without ``skip_norm``, is not finite.
-    """
+    """Whether some step was taken, or those that were not were merely too large."""
+    # What is skipped for longer, or without ``skip_norm``, is not finite.
     too_large = config.optimizer.skip_norm > 0 and int(state.num_skipped) <= MAX_SKIPPED
     return int(metrics.skipped) < num_steps or too_large
 
@@ -254,8 +256,7 @@ def _progresses(
 def _diverged(num_steps: int, step: int) -> UserError:
     return UserError(
         f"training diverged: no gradient was finite in the {num_steps} steps "
-        f"before step {step}; lower --optimizer.learning-rate or set "
-        "--optimizer.clip-norm 1, in a new --run-dir"
+        f"before step {step}; {REMEDY}"
     )
 
 

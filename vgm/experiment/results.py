@@ -15,7 +15,7 @@ from vgm.bounds import pareto
 from vgm.data.arrays import Split, take
 from vgm.errors import UserError
 from vgm.evaluation import baselines, estimates, likelihood, surgery
-from vgm.experiment import directory, pictures, setup, storage, tables
+from vgm.experiment import directory, fitting, pictures, setup, storage, tables
 from vgm.experiment.fitting import Fit
 from vgm.experiment.numbers import binarization, is_exact, split_numbers
 from vgm.experiment.reporter import Progress, Reporter
@@ -249,12 +249,18 @@ def report(
 
     Returns:
         The content of ``result.json``.
+
+    Raises:
+        UserError: If training diverged.
     """
     best, rows = fit.best, fit.rows
     config = experiment.config
     numbers, by_example = evaluate(experiment, best.params, reporter=reporter)
-    with (run_dir / "likelihoods.npz").open("wb") as file:
-        np.savez(file, **by_example)
+    if np.isnan(numbers["elbo_nats"]):
+        raise UserError(
+            f"training diverged: the ELBO of the test split is NaN; {fitting.REMEDY}"
+        )
+    storage.write_arrays(run_dir / "likelihoods.npz", by_example)
     rates = [row["steps_per_second"] for row in rows]
     result = {
         "preset": config.preset,
@@ -272,7 +278,7 @@ def report(
         "validation_bound_nats": best.bound,
         "train_seconds": fit.seconds,
         # The first dispatch compiles: the median of the rest is the rate.
-        "steps_per_second": float(np.median(rates[1:] or rates or [0.0])),
+        "steps_per_second": float(np.median(rates[1:] or rates or [np.nan])),
         "seed": config.seed,
         "versions": directory.versions(),
     }

@@ -67,6 +67,7 @@ def prepare(config: configs.Config) -> Experiment:
     model = build_model(config, form)
     if config.model.conditional:
         _require_labels(dataset, form.num_classes)
+        form = form._replace(labels_digest=_ordered_digest(dataset.test))
     if config.train.patience and dataset.validation is None:
         trained_on = config.data.train_on_validation
         flag = "no-train-on-validation" if trained_on else "num-validation"

@@ -4,6 +4,8 @@ import contextlib
 import csv
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,100 @@ def save_params(path: Path, params: Params) -> None:
         jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(leaf)
         for place, leaf in leaves
     }
+    write_arrays(path, named)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an ``.npz`` whole or not at all.
+
+    Args:
+        path: File.
+        arrays: Arrays by name.
+    """
     with _whole(path) as draft, draft.open("wb") as file:
-        np.savez(file, **named)
+        np.savez(file, **arrays)
+
+
+def load_params(path: Path, abstract: Params) -> Params:
+    """Read what ``save_params`` wrote.
+
+    Args:
+        path: File.
+        abstract: Pytree with their shapes.
+
+    Returns:
+        The parameters as NumPy arrays.
+
+    Raises:
+        UserError: If the file is damaged, or of other parameters.
+    """
+    places, structure = jax.tree_util.tree_flatten_with_path(abstract)
+    names = [
+        jax.tree_util.keystr(place, simple=True, separator="/") for place, _ in places
+    ]
+    arrays = read_arrays(path)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != {
+        name: leaf.shape for name, (_, leaf) in zip(names, places, strict=True)
+    }:
+        raise UserError(f"{path} holds the parameters of another model; train again")
+    return jax.tree.unflatten(structure, [arrays[name] for name in names])
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a run's ``.npz``.
+
+    Args:
+        path: File.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        UserError: If it is damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}); remove it, and go on with "
+            "--resume"
+        ) from error
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a folder from other processes; free again when this one ends, however.
+
+    Args:
+        folder: Folder.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: If another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--run-dir {folder} is in use by another process; wait for it, or "
+                "give another"
+            ) from error
+        except OSError:
+            pass  # no such locks on this file system
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -75,15 +169,24 @@ def read_rows(path: Path, *, last_step: int) -> list[dict[str, Any]]:
 
     Returns:
         The rows, numbers as numbers and empty as None; none if there is no file.
+
+    Raises:
+        UserError: If the file is damaged.
     """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = [
-            {name: float(value) if value else None for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
-    numbered = [{**row, "step": int(row["step"] or 0)} for row in rows]
+    try:
+        with path.open(newline="") as file:
+            rows = [
+                {name: float(value) if value else None for name, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+        numbered = [{**row, "step": int(row["step"] or 0)} for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); remove it: what it held is lost, the "
+            "training is not"
+        ) from error
     return [row for row in numbered if row["step"] <= last_step]
 
 

@@ -104,7 +104,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             (
                 "training",
                 f"{number(result['train_seconds'], 1)} s",
-                f"{steps} steps, {rate:.0f} a second; parameters of step "
+                f"{steps} steps, {number(rate, 0)} a second; parameters of step "
                 f"{result['selected_step']}",
             )
         )

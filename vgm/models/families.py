@@ -1,5 +1,6 @@
 """What a family for p(x | z) is, and the moments its outputs begin with."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -70,24 +71,39 @@ def batch_mean(x: Float[Array, " batch *event"], observed: Observed = None) -> E
     Returns:
         Means; 0 for a coordinate that nobody observed.
     """
-    # As a product: a column sum takes 14 times as long on a CPU.
+    # As a product: a column sum takes 14 times as long on a CPU. Not shortened, as
+    # accelerators do: a model starts from these, and they are its baseline.
+    total = functools.partial(
+        jnp.matmul, jnp.ones(len(x), x.dtype), precision="highest"
+    )
     flat = x.reshape(len(x), -1)
-    ones = jnp.ones(len(x), x.dtype)
     if observed is None:
-        return ((ones / len(x)) @ flat).reshape(x.shape[1:])
+        return (total(flat / len(x))).reshape(x.shape[1:])
     weight = observed.reshape(flat.shape).astype(x.dtype)
-    count = jnp.maximum(ones @ weight, 1.0)
-    return (ones @ (weight * flat) / count).reshape(x.shape[1:])
+    count = jnp.maximum(total(weight), 1.0)
+    return (total(weight * flat) / count).reshape(x.shape[1:])
 
 
-def batch_std(x: Float[Array, " batch *event"], observed: Observed = None) -> Event:
-    """Standard deviation of each coordinate over a batch.
+def batch_moments(
+    x: Float[Array, " batch *event"], observed: Observed = None
+) -> tuple[Event, Event]:
+    """Mean and standard deviation of each coordinate over a batch, in any unit.
 
     Args:
         x: Examples.
         observed: Which numbers were observed, or None for all.
 
     Returns:
-        Standard deviations; 0 for a coordinate that nobody observed.
+        Means, those of constant coordinates exact, and standard deviations; both 0 for
+        a coordinate that nobody observed, the latter for a constant one.
     """
-    return jnp.sqrt(batch_mean((x - batch_mean(x, observed)[None]) ** 2, observed))
+    here = jnp.ones(x.shape, bool) if observed is None else observed
+    low = jnp.min(x, axis=0, where=here, initial=jnp.inf)
+    high = jnp.max(x, axis=0, where=here, initial=-jnp.inf)
+    low = jnp.where(high >= low, low, 0.0)
+    # In units of the range: squares of very small or large numbers are 0 or inf.
+    unit = jnp.where(high > low, high - low, 1.0)
+    along = jnp.where(here, (x - low[None]) / unit[None], 0.0)
+    mean = batch_mean(along, observed)
+    variance = batch_mean((along - mean[None]) ** 2, observed)
+    return low + unit * mean, unit * jnp.sqrt(variance)

@@ -14,14 +14,12 @@ from vgm.models.flow_parts import Step as Step
 from vgm.models.flow_parts import autoregressive, coupling, vectors
 from vgm.models.layers import Layer
 
-DATA_TRANSFORMS = ("standardize", "log", "logit")
-
 
 def data_layer(transform: str) -> Layer:
     """The fixed layer next to the data: perhaps a logarithm or logit; standardisation.
 
     Args:
-        transform: One of ``DATA_TRANSFORMS``.
+        transform: "standardize", "log" or "logit".
 
     Returns:
         The layer.
@@ -31,9 +29,7 @@ def data_layer(transform: str) -> Layer:
         "log": (layers.fixed(elementwise.log()),),
         "logit": (layers.fixed(elementwise.logit()),),
     }
-    # A number that never changes starts at a scale of 1e-3.
-    scale = learned.actnorm(by_channel=False, constant=math.log(learned.MIN_STD))
-    parts = (*before[transform], scale)
+    parts = (*before[transform], learned.standardisation())
     return layers.frozen(layers.chain(*parts))
 
 

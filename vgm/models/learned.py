@@ -12,21 +12,36 @@ from vgm.bijections import Bijection, autoregressive, elementwise, linear
 from vgm.bijections import continuous as flows
 from vgm.bijections import coupling as couplings
 from vgm.bijections.transforms import Transform
+from vgm.models.families import batch_moments
 from vgm.models.layers import Batch, Context, Contexts, Layer
 from vgm.models.networks import apply
 from vgm.types import Params, PRNGKey
 
 MIN_STD = 1e-3
-"""Standard deviation below which a number counts as constant."""
+"""Standard deviation below which a number that was standard counts as constant."""
 
 
-def actnorm(*, by_channel: bool, constant: float = 0.0) -> Layer:
+def standardisation() -> Layer:
+    """ActNorm of the data, in whatever unit they come.
+
+    Returns:
+        The layer; the scale of a constant number is ``MIN_STD``.
+    """
+
+    def init(key: PRNGKey, x: Batch, contexts: Contexts) -> Params:
+        mean, std = batch_moments(x)
+        log_std = jnp.log(jnp.where(std > 0.0, std, MIN_STD))
+        return {"mean": mean, "log_std": log_std}
+
+    return actnorm(by_channel=False)._replace(init=init)
+
+
+def actnorm(*, by_channel: bool) -> Layer:
     """Standardisation that starts at the data's and learns on (ActNorm).
 
     Args:
         by_channel: One mean and scale for each number of the last axis, not for every
             number: Kingma & Dhariwal (2018, section 3.1) on images.
-        constant: Log scale of a number that does not change in the batch.
 
     Returns:
         The layer.
@@ -37,7 +52,7 @@ def actnorm(*, by_channel: bool, constant: float = 0.0) -> Layer:
         mean, std = jnp.mean(rows, axis=0), jnp.std(rows, axis=0)
         # A number that never changes keeps its scale: every layer would divide it.
         changes = std > MIN_STD
-        log_std = jnp.where(changes, jnp.log(jnp.where(changes, std, 1.0)), constant)
+        log_std = jnp.log(jnp.where(changes, std, 1.0))
         return {"mean": mean, "log_std": log_std}
 
     def build(params: Params, context: Context, key: PRNGKey | None) -> Bijection:

@@ -14,8 +14,7 @@ from vgm.models.families import (
     Likelihood,
     Observed,
     Outputs,
-    batch_mean,
-    batch_std,
+    batch_moments,
 )
 from vgm.types import Scalar
 
@@ -74,9 +73,10 @@ def discretized_logistic(levels: int) -> Likelihood:
     ) -> Outputs:
         y = scale_levels(x, levels=levels)
         # A constant pixel starts at a scale of one bin; std = scale pi / sqrt(3).
-        scale = batch_std(y, observed) * (jnp.sqrt(3.0) / jnp.pi)
+        mean, std = batch_moments(y, observed)
+        scale = std * (jnp.sqrt(3.0) / jnp.pi)
         log_scale = jnp.log(jnp.maximum(scale, 1.0 / (levels - 1)))
-        return jnp.stack([batch_mean(y, observed), log_scale], axis=-1)
+        return jnp.stack([mean, log_scale], axis=-1)
 
     def mean(outputs: Outputs) -> Event:
         # E[x] = sum over the edges between levels of P(x above the edge).
@@ -144,8 +144,9 @@ def discretized_logistic_mixture(
         # Each as wide as the data (a constant number: a bin), for channels may differ;
         # not all at one place, or they would stay alike.
         y = scale_levels(x, levels=levels)
-        mean = batch_mean(y, observed)[..., None, :]
-        std = jnp.maximum(batch_std(y, observed), 1.0 / (levels - 1))[..., None, :]
+        mean, std = batch_moments(y, observed)
+        mean = mean[..., None, :]
+        std = jnp.maximum(std, 1.0 / (levels - 1))[..., None, :]
         places = (jnp.arange(num_mixtures) + 0.5) / num_mixtures - 0.5
         places = places[:, None]
         aligned = places.reshape((1,) * (mean.ndim - 2) + places.shape)

@@ -14,7 +14,7 @@ from vgm.densities import bernoulli, normal
 from vgm.errors import UserError
 from vgm.models import level_families
 from vgm.models.families import Likelihood as Likelihood
-from vgm.models.families import Observed, Outputs, batch_mean, batch_std
+from vgm.models.families import Observed, Outputs, batch_mean, batch_moments
 from vgm.types import Masked, Scalar
 
 
@@ -112,8 +112,9 @@ def _normal_bias(
     x: Float[Array, " batch *event"], observed: Observed = None
 ) -> Outputs:
     # A constant coordinate would start at log 0; its scale starts at 1e-3.
-    log_std = jnp.log(jnp.maximum(batch_std(x, observed), 1e-3))
-    return jnp.stack([batch_mean(x, observed), log_std], axis=-1)
+    mean, std = batch_moments(x, observed)
+    log_std = jnp.log(jnp.where(std > 0.0, std, 1e-3))
+    return jnp.stack([mean, log_std], axis=-1)
 
 
 _NORMAL = Likelihood(

@@ -128,12 +128,15 @@ def restore_latest(
     return None
 
 
-def restore_params(directory: Path, abstract_params: Params) -> Params:
+def restore_params(
+    directory: Path, abstract_params: Params, *, warn: Callable[[str], None]
+) -> Params:
     """The parameters of the newest readable checkpoint, as host arrays.
 
     Args:
         directory: Folder of checkpoints.
         abstract_params: Pytree with their shapes and dtypes.
+        warn: Told in one line of a checkpoint that could not be read.
 
     Returns:
         The parameters as NumPy arrays, whatever devices they were saved from.
@@ -152,8 +155,11 @@ def restore_params(directory: Path, abstract_params: Params) -> Params:
             try:
                 return manager.restore(step, args=restore)["params"]
             # As in restore_latest: a damaged one is of no use, whatever it raises.
-            except Exception:
-                continue
+            except Exception as error:
+                warn(
+                    f"checkpoint {step} in {directory} cannot be read "
+                    f"({_reason(error)}); going back to the one before"
+                )
     raise FileNotFoundError(f"no readable checkpoint in {directory}")
 
 
