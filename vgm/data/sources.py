@@ -74,7 +74,7 @@ def _require_examples(name: str, dataset: Dataset) -> None:
     shape = dataset.train.x.shape[1:]
     for split in ("train", "validation", "test"):
         found = getattr(dataset, split)
-        if found is not None and not found.x.size:
+        if found is not None and not len(found.x):
             raise UserError(f"data set {name!r} has no {split} examples; add some")
         if found is not None and found.x.shape[1:] != shape:
             raise UserError(
