@@ -72,7 +72,7 @@ def discretized_logistic(levels: int) -> Likelihood:
         x: Int[Array, " batch *event"], observed: Observed = None
     ) -> Outputs:
         y = scale_levels(x, levels=levels)
-        # A constant pixel starts at a scale of one bin; std = scale pi / sqrt(3).
+        # A constant pixel starts at a scale of half a bin; std = scale pi / sqrt(3).
         mean, std = batch_moments(y, observed)
         scale = std * (jnp.sqrt(3.0) / jnp.pi)
         log_scale = jnp.log(jnp.maximum(scale, 1.0 / (levels - 1)))
@@ -141,7 +141,7 @@ def discretized_logistic_mixture(
     def initial_bias(
         x: Int[Array, " batch *event"], observed: Observed = None
     ) -> Outputs:
-        # Each as wide as the data (a constant number: a bin), for channels may differ;
+        # Each as wide as the data (a constant: half a bin), for channels may differ;
         # not all at one place, or they would stay alike.
         y = scale_levels(x, levels=levels)
         mean, std = batch_moments(y, observed)

@@ -18,7 +18,7 @@ Images = Float[Array, "batch height width _"]
 
 def _norm(channels: int, dtype: Any) -> nn.GroupNorm:
     # Four channels a group at least: alone at one pixel, a channel would be constant.
-    num_groups = math.gcd(32, max(channels // 4, 1))
+    num_groups = math.gcd(32, channels, max(channels // 4, 1))
     return nn.GroupNorm(num_groups=num_groups, dtype=dtype)
 
 
