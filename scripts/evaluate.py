@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from vgm import cli, configs, experiment
-from vgm.experiment import results, storage, tables
+from vgm.errors import UserError
+from vgm.experiment import numbers, results, storage, tables
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,28 @@ def evaluate(arguments: list[str] | None) -> None:
     cli.enable_compilation_cache()
     change = functools.partial(changed, args=args)
     prepared = results.of_run(args.run, args.data_path, change=change)
+    asked = args.num_importance_samples is not None or args.evidence
+    if asked and numbers.is_exact(prepared.model):
+        raise UserError(
+            "--num-importance-samples and --evidence: log p(x) of this model is exact; "
+            "drop them"
+        )
     _, params = experiment.load(args.run, warn=cli.warn)
     parts: dict[str, float] = {}
     if args.surgery:
-        found = results.dissect(prepared, params, split=args.split)
-        parts = {name: float(value) for name, value in found._asdict().items()}
+        cut = results.dissect(prepared, params, split=args.split)
+        parts = {name: float(value) for name, value in cut._asdict().items()}
     with cli.reporting() as reporter:
-        numbers, _ = experiment.evaluate(
+        found, _ = experiment.evaluate(
             prepared, params, split=args.split, reporter=reporter
         )
-    rows = tables.result_table(numbers)
+    rows = tables.result_table(found)
     for name, value in parts.items():
-        numbers[f"{name}_nats"] = value
+        found[f"{name}_nats"] = value
         rows.append((name.replace("_", " "), f"{value:.2f} nats", _SURGERY[name]))
     cli.print_table(f"{args.run}", rows, header=("quantity", "value", "how"))
     if args.output is not None:
-        storage.write_json(args.output, numbers)
+        storage.write_json(args.output, found)
 
 
 def changed(config: configs.Config, args: Arguments) -> configs.Config:

@@ -520,6 +520,14 @@ BAD_INPUT = {
         ["vae-digits", "--data.path", "x" * 300],
         r"File name too long",
     ),
+    "a flag of another family": (
+        ["vae-digits", "--diffusion.num-steps", "5"],
+        r"diffusion\.num-steps is for model\.family diffusion alone; 'vae' does not",
+    ),
+    "a precision that nothing has": (
+        ["vae-digits", "--model.precision", "bfloat16"],
+        r"model\.precision is for model\.family diffusion alone; 'vae' does not",
+    ),
     "learning rate NaN": (
         ["vae-digits", "--optimizer.learning-rate", "nan"],
         r"optimizer\.learning-rate must be positive",
@@ -786,6 +794,7 @@ def test_iwae_is_chosen_by_its_own_bound(tmp_path):
         observe=prepared.observe,
         batch_size=5,
         num_samples=50,
+        chunk_size=7,  # another than the run's: the draws are the same
     )
     result = directory.read_result(tmp_path / "run")
     np.testing.assert_allclose(

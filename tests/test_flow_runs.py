@@ -94,7 +94,7 @@ def test_bad_tables(tmp_path, text, message):
 
 
 @pytest.mark.slow
-def test_a_table_is_reported_in_its_own_units(tmp_path):
+def test_a_table_is_reported_in_its_own_units(tmp_path, capsys):
     run_dir = tmp_path / "run"
     arguments = ["nsf-tabular", *SMALL, "--data.path", str(normal_table(tmp_path))]
     arguments += ["--optimizer.learning-rate", "1e-3", "--train.batch-size", "64"]
@@ -107,6 +107,8 @@ def test_a_table_is_reported_in_its_own_units(tmp_path):
     entropy = math.log(2 * math.pi * math.e) + math.log(50 * 0.01)
     assert abs(-result["elbo_nats"] - entropy) < 5 * result["elbo_stderr"] + 0.3
     assert (run_dir / "density.png").stat().st_size > 5000
+    assert evaluate.main([str(run_dir), "--num-importance-samples", "50"]) == 2
+    assert "log p(x) of this model is exact; drop" in capsys.readouterr().err
     model, params = vgm.load(run_dir)
     with np.load(run_dir / "likelihoods.npz") as by_example:
         expected = by_example["elbo"]

@@ -195,7 +195,9 @@ def _active_units(
         return model.encode(params, x, stored.condition)
 
     means = getattr(encode(params, stored), "mean", None)
-    return None if means is None else estimates.active_units(means)
+    if means is None or len(means) < 2:  # of one example nothing varies
+        return None
+    return estimates.active_units(means)
 
 
 def dissect(
