@@ -247,7 +247,7 @@ BAD_INPUT = {
     ),
     "a prior of a flow": (
         ["nsf-digits", "--latent.prior", "mixture"],
-        r"latent\.posterior and latent\.prior are for model\.family 'vae' and 'hvae'",
+        r"latent\.prior is for model\.family vae or hvae alone; 'flow' does not",
     ),
     "coupling one number": (
         ["vae-digits", "--latent.posterior", "spline", "--model.latent-dim", "1"],

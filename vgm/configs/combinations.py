@@ -28,13 +28,6 @@ ANY: tuple[Combination, ...] = (
         "objective.kl-warmup-steps and free-nats are for model.family 'vae' and 'hvae'",
     ),
     (
-        lambda c: (
-            c.model.family in ("vae", "hvae")
-            or (c.latent.posterior == "diagonal" and c.latent.prior == "standard")
-        ),
-        "latent.posterior and latent.prior are for model.family 'vae' and 'hvae'",
-    ),
-    (
         lambda c: (c.flow.target == "none") == (c.data.name != "nothing"),
         "flow.target banana or ring and data.name nothing go together: give both",
     ),
