@@ -111,6 +111,9 @@ def train_step(
     taken = jnp.isfinite(grad_norm)
     if skip_norm:
         taken &= (grad_norm <= skip_norm) | (state.num_skipped >= MAX_SKIPPED)
+    # Without the barrier XLA's CPU backend computes parts of the gradients once more,
+    # inside the update.
+    grads, taken = jax.lax.optimization_barrier((grads, taken))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema_params = state.ema_params
