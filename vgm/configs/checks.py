@@ -139,7 +139,7 @@ _READ_BY = {
     "flow.": ("flow", "vae", "hvae"),
     "model.precision": ("diffusion",),
 }
-"""Families that read the fields whose names begin so; all others are read by all."""
+"""Families that read the fields whose names begin so; other fields go unchecked."""
 
 _OBJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "vae": {
