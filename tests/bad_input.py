@@ -1,10 +1,17 @@
-"""What bad input must lead to: one line, exit code 2, nothing written."""
+"""Bad input, and what it must lead to: one line, exit code 2, nothing written."""
 
 import re
 
 import train
 
 from vgm import configs
+
+
+def damage(folder):
+    """Every file in it, however deep."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
 
 
 def check_one_line(tmp_path, capsys, arguments, message):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bad_input import damage
 
 from vgm.errors import UserError
 from vgm.training import checkpoints
@@ -62,9 +63,7 @@ def test_an_empty_folder_restores_nothing(tmp_path):
 
 def test_a_corrupt_newest_checkpoint_falls_back_and_says_so(tmp_path):
     save_some(tmp_path / "c", [1, 2])
-    for path in (tmp_path / "c" / "2" / "state").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"damaged")
+    damage(tmp_path / "c" / "2" / "state")
     warnings = []
     restored = restore(tmp_path / "c", warnings)
     assert restored.step == 1
@@ -78,9 +77,7 @@ def test_a_corrupt_newest_checkpoint_falls_back_and_says_so(tmp_path):
 
 def test_where_no_checkpoint_can_be_read_none_is_touched(tmp_path):
     save_some(tmp_path / "c", [1, 2])
-    for path in (tmp_path / "c").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"damaged")
+    damage(tmp_path / "c")
     before = sorted((tmp_path / "c").rglob("*"))
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
         restore(tmp_path / "c", [])
@@ -105,9 +102,7 @@ def test_parameters_restore_as_host_arrays(tmp_path):
 
 def test_parameters_of_an_older_checkpoint_are_said_to_be(tmp_path):
     save_some(tmp_path / "c", [1, 2])
-    for path in (tmp_path / "c" / "2" / "params").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"damaged")
+    damage(tmp_path / "c" / "2" / "params")
     warnings = []
     params = params_of(tmp_path / "c", warnings)
     chex.assert_trees_all_equal(params, make_state(1.0).params)

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 
 from vgm import data
-from vgm.data import files, observations
+from vgm.data import catalogue, files, observations
 from vgm.errors import UserError
 
 
@@ -314,6 +314,28 @@ def test_cells_of_a_table_are_what_they_look_like(tmp_path):
 def test_an_unknown_data_set_is_named(name):
     with pytest.raises(UserError, match="is no known data set"):
         data.load(name, None, num_validation=0)
+
+
+def test_damaged_records_are_named(shared_data, monkeypatch):
+    def corrupted(*arguments):
+        raise RuntimeError("Corrupted Riegeli file\nand more")
+
+    folder = require(shared_data / "tfds")
+    monkeypatch.setattr(catalogue, "_read", corrupted)
+    with pytest.raises(
+        UserError, match=r"is damaged \(Corrupted Riegeli file\); remove"
+    ):
+        data.load("mnist", folder, num_validation=0)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refused(*arguments, **how):
+        raise PermissionError(13, "Permission denied")
+
+    np.savez(tmp_path / "own.npz", x_train=np.zeros((2, 3)), x_test=np.zeros((2, 3)))
+    monkeypatch.setattr(np, "load", refused)
+    with pytest.raises(UserError, match="may not be read; change its permissions"):
+        data.load("own", tmp_path / "own.npz", num_validation=0)
 
 
 def test_an_unprepared_data_set_says_how_to_prepare_it(tmp_path):

@@ -1,6 +1,7 @@
 """Whole runs through the scripts: what they leave, refuse, resume and load."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 import sample
 import train
-from bad_input import check_one_line
+from bad_input import check_one_line, damage
 from test_data import make_idx_folder
 
 import vgm
@@ -420,9 +421,7 @@ def test_resuming_after_a_corrupt_checkpoint_says_so(finished_run, tmp_path, cap
     run_dir = tmp_path / "run"
     shutil.copytree(finished_run, run_dir)
     (run_dir / "result.json").unlink()
-    for path in (run_dir / "checkpoints" / "30").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"damaged")
+    damage(run_dir / "checkpoints" / "30")
     assert train.main([*QUICK, "--run-dir", str(run_dir), "--resume"]) == 0
     output = capsys.readouterr().out
     assert "checkpoint 30 cannot be read" in output
@@ -878,9 +877,7 @@ def test_a_damaged_checkpoint_changes_no_finished_run(finished_run, tmp_path, ca
     """Its parameters are in a file of their own; without it one is told."""
     _, expected = vgm.load(finished_run)
     run_dir = copied(finished_run, tmp_path)
-    for path in (run_dir / "checkpoints" / "30").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"damaged")
+    damage(run_dir / "checkpoints" / "30")
     chex.assert_trees_all_equal(vgm.load(run_dir)[1], expected)
     (run_dir / "params.npz").unlink()
     warned = []
@@ -974,6 +971,26 @@ def test_data_may_move_and_labels_are_data(tmp_path, capsys):
     assert "made with other data (labels_digest" in capsys.readouterr().err
     moved = ["--data.path", str(tmp_path / "moved.npz")]
     assert train.main([*run, *moved, "--resume"]) == 0
+
+
+def test_of_one_example_nothing_varies(finished_run):
+    prepared = experiment.results.of_run(finished_run)
+    _, params = vgm.load(finished_run)
+    test = setup.stored_batch(prepared.dataset.test, conditional=False)
+
+    def active(count):
+        some = jax.tree.map(lambda leaf: leaf[:count], test)
+        return experiment.results._active_units(prepared, prepared.model, params, some)
+
+    assert active(1) is None
+    assert isinstance(active(9), int)
+
+
+def test_a_terminal_without_a_sign_gets_another(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert cli.guarded(lambda: print("1 ± 0")) == 0
+    assert written.getvalue() == b"1 ? 0\n"
 
 
 def test_a_script_names_what_the_system_refuses(capsys):

@@ -97,6 +97,16 @@ def test_validation_is_never_what_a_source_was_trained_on(tmp_path, capsys):
     assert train.main([*arguments, *from_it, *other]) == 2
     assert "examples that are validation here" in capsys.readouterr().err
     trained(tmp_path, [*arguments, *whole, *from_it], "further")
+    # The same data under another name are the same data.
+    x = np.random.default_rng(0).integers(0, 17, (40, 4))
+    np.savez(tmp_path / "own.npz", x_train=x, x_test=x[:5], levels=17)
+    arguments += ["--data.path", str(tmp_path / "own.npz")]
+    none = ["--data.num-validation", "0", "--train.patience", "0"]
+    run_dir, _ = trained(tmp_path, [*arguments, *none], "own")
+    some = ["--data.num-validation", "5", "--data.name", "mine"]
+    from_it = ["--train.init-from", str(run_dir)]
+    assert train.main([*arguments, *some, *from_it, *other]) == 2
+    assert "examples that are validation here" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ import contextlib
 import csv
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vgm.data.files import DAMAGED
 from vgm.errors import UserError
 from vgm.types import Params
 
@@ -106,7 +105,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (*DAMAGED, ValueError) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}); remove it, and go on with "
             "--resume"
