@@ -1086,6 +1086,9 @@ def test_help_is_readable(capsys):
         "--resume",
     ):
         assert flag in text
+    # Paragraphs are filled: the source's line breaks are not the terminal's.
+    assert "flow.target), or any TFDS image set" in text
+    assert "What is observed." in text
 
 
 @pytest.mark.parametrize("preset", configs.PRESETS)

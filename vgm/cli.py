@@ -5,6 +5,7 @@ after one line on standard error; 130 if interrupted; 141 if nobody reads the ou
 """
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import os
@@ -12,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -37,6 +39,7 @@ def parse(kind: type[T], arguments: Sequence[str] | None, *, prog: str) -> T:
         UserError: If they do not fit, in one line.
     """
     tyro = _tyro()
+    _describe_fields(kind)
     with _one_line_errors():
         # What has no default is given by place: evaluate.py RUN, not --run RUN.
         positional = (tyro.conf.PositionalRequiredArgs,)
@@ -65,6 +68,8 @@ def parse_preset(
         UserError: If they do not fit, in one line.
     """
     tyro = _tyro()
+    for kind in {type(preset) for _, preset in presets.values()}:
+        _describe_fields(kind)
     with _one_line_errors():
         return tyro.extras.overridable_config_cli(
             presets, prog=prog, description=description, args=arguments
@@ -80,6 +85,21 @@ def _tyro() -> Any:
             "pip install tyro, or call vgm.experiment.run(config) from Python"
         ) from error
     return tyro
+
+
+def _describe_fields(kind: type) -> None:
+    """Give tyro each field's docstring as a paragraph; it would keep line breaks."""
+    import docstring_parser
+
+    descriptions = {
+        item.arg_name: " ".join((item.description or "").split())
+        for item in docstring_parser.parse_from_object(kind).params
+    }
+    for field in dataclasses.fields(kind):
+        if text := descriptions.get(field.name):
+            field.metadata = MappingProxyType({**field.metadata, "help": text})
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            _describe_fields(field.type)
 
 
 @contextlib.contextmanager

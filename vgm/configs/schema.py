@@ -191,9 +191,9 @@ class ObjectiveConfig:
     """What is maximised."""
 
     name: Literal["elbo", "iwae", "weighted", "flow-matching"] = "elbo"
-    """The ELBO, or the importance-weighted bound of num_samples draws; no bounds are,
-    of a diffusion, a weighted mean of its squared errors, and flow matching of a
-    continuous flow."""
+    """The ELBO, or the importance-weighted bound of num-samples draws. No bounds are
+    weighted, a mean of a diffusion's squared errors, and flow-matching, of a continuous
+    flow."""
     num_samples: int = 1
     """Draws of z an example (K)."""
     gradient: Literal[
