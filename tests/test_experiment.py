@@ -339,8 +339,7 @@ def test_presets_train_on_files(tmp_path, preset):
         "8",
         "--model.hidden",
         "8",
-        "--model.channels",
-        "2",
+        *(["--model.channels", "2"] if preset == "vae-conv-mnist" else []),
         "--optimizer.warmup-steps",
         "1",
         "--evaluation.num-importance-samples",
@@ -518,6 +517,11 @@ BAD_INPUT = {
     "a folder that is too long a name": (
         ["vae-digits", "--data.path", "x" * 300],
         r"File name too long",
+    ),
+    "a flag of another network": (
+        ["vae-digits", "--model.channels", "64"],
+        r"model\.channels is for model\.architecture conv or ladder or vdm-unet or "
+        r"ddpm-unet alone; 'mlp' does not read it",
     ),
     "a flag of another family": (
         ["vae-digits", "--diffusion.num-steps", "5"],

@@ -20,7 +20,9 @@ from vgm.training.step import StepMetrics, TrainState
 
 SHORT = ["--train.num-steps", "40", "--train.eval-every", "20"]
 FEW = ["--evaluation.num-importance-samples", "4", "--evaluation.chunk-size", "2"]
-SMALL = [*SHORT, *FEW, "--model.hidden", "8", "--latent.hidden", "8"]
+SMALL = [*SHORT, *FEW, "--model.hidden", "8"]
+NARROW = ["--latent.hidden", "8"]
+THREE = ["--model.latent-dim", "3"]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +54,7 @@ def trained(tmp_path, arguments, name="run"):
 
 def test_a_hierarchy_from_flags_to_a_report(tmp_path, capsys):
     """Its terms by layer stand in the result, the table and a picture."""
-    arguments = ["hvae-digits", *SMALL, "--latent.dims", "4", "3", "2"]
+    arguments = ["hvae-digits", *SMALL, *NARROW, "--latent.dims", "4", "3", "2"]
     run_dir, result = trained(tmp_path, arguments)
     assert result["model"] == "hvae (markov)"
     assert len(result["denoising_matching_by_step"]) == 2
@@ -68,7 +70,7 @@ def test_a_hierarchy_from_flags_to_a_report(tmp_path, capsys):
 @pytest.mark.slow
 def test_what_follows_a_hierarchy(tmp_path, capsys):
     """Surgery, samples, and training that goes on from it, and only from a like one."""
-    arguments = ["hvae-digits", *SMALL, "--latent.dims", "4", "3", "2"]
+    arguments = ["hvae-digits", *SMALL, *NARROW, "--latent.dims", "4", "3", "2"]
     run_dir, result = trained(tmp_path, arguments)
     assert evaluate.main([str(run_dir), "--surgery"]) == 0
     assert sample.main([str(run_dir), "--output", str(tmp_path / "drawn")]) == 0
@@ -76,7 +78,7 @@ def test_what_follows_a_hierarchy(tmp_path, capsys):
     _, again = trained(tmp_path, further, "further")
     assert again["validation_bound_nats"] > result["validation_bound_nats"]
     capsys.readouterr()
-    other = ["hvae-digits", *SMALL, "--train.init-from", str(run_dir)]
+    other = ["hvae-digits", *SMALL, *NARROW, "--train.init-from", str(run_dir)]
     assert train.main([*other, "--run-dir", str(tmp_path / "other")]) == 2
     assert "it is of another model or form of data" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
@@ -113,19 +115,22 @@ def test_validation_is_never_what_a_source_was_trained_on(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["hvae-iwae-mnist", "--objective.gradient", "dreg", "--latent.dims", "3", "2"],
-        ["vae-iaf-mnist"],
-        ["vae-iaf-mnist", "--latent.posterior", "spline"],
-        ["vae-vamp-mnist", "--latent.num-components", "5"],
-        ["vae-vamp-mnist", "--latent.prior", "autoregressive"],
-        ["vae-static-mnist", "--latent.posterior", "full", "--latent.prior", "flow"],
-        ["vae-categorical-mnist"],
         [
-            "vae-categorical-mnist",
-            "--objective.name",
-            "iwae",
-            "--objective.gradient",
-            "vimco",
+            *("hvae-iwae-mnist", "--objective.gradient", "dreg", "--latent.dims", "3"),
+            *("2", *NARROW),
+        ],
+        ["vae-iaf-mnist", *THREE, *NARROW],
+        ["vae-iaf-mnist", "--latent.posterior", "spline", *THREE, *NARROW],
+        ["vae-vamp-mnist", "--latent.num-components", "5", *THREE],
+        ["vae-vamp-mnist", "--latent.prior", "autoregressive", *THREE, *NARROW],
+        [
+            *("vae-static-mnist", "--latent.posterior", "full", "--latent.prior"),
+            *("flow", *THREE, *NARROW),
+        ],
+        ["vae-categorical-mnist", *THREE],
+        [
+            *("vae-categorical-mnist", "--objective.name", "iwae"),
+            *("--objective.gradient", "vimco", *THREE),
         ],
     ],
     ids=lambda arguments: "-".join(word.strip("-") for word in arguments[:3]),
@@ -133,7 +138,7 @@ def test_validation_is_never_what_a_source_was_trained_on(tmp_path, capsys):
 def test_presets_train_to_a_report(tmp_path, arguments):
     preset, *flags = arguments
     data = bits_archive(tmp_path)
-    samples = ["--objective.num-samples", "3", "--model.latent-dim", "3"]
+    samples = ["--objective.num-samples", "3"]
     run_dir, result = trained(
         tmp_path, [preset, *data, *SMALL, *samples, *flags, "--train.batch-size", "50"]
     )

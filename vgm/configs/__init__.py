@@ -7,6 +7,7 @@ from vgm.configs.plain import from_dict as from_dict
 from vgm.configs.plain import resolved as resolved
 from vgm.configs.plain import to_dict as to_dict
 from vgm.configs.presets import PRESETS as PRESETS
+from vgm.configs.readers import require_read as require_read
 from vgm.configs.schema import Config as Config
 from vgm.configs.schema import DataConfig as DataConfig
 from vgm.configs.schema import DiffusionConfig as DiffusionConfig

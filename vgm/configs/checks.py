@@ -133,13 +133,6 @@ _ARCHITECTURES = {
     ),
     "autoregressive": ("made",),
 }
-_READ_BY = {
-    "diffusion.": ("diffusion",),
-    "latent.": ("vae", "hvae"),
-    "flow.": ("flow", "vae", "hvae"),
-    "model.precision": ("diffusion",),
-}
-"""Families that read the fields whose names begin so; other fields go unchecked."""
 
 _OBJECTIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "vae": {
@@ -170,7 +163,6 @@ def validate(config: Config) -> None:
     for name, accepts, requirement in _CHECKS:
         if not accepts(values[name]):
             raise UserError(f"{name} must be {requirement}; got {values[name]}")
-    _require_read(config.model.family, values)
     _require_one_of(
         "model.architecture",
         config.model.architecture,
@@ -193,18 +185,6 @@ def validate(config: Config) -> None:
     for holds, message in (*ANY, *COMBINATIONS.get(config.model.family, ())):
         if not holds(config):
             raise UserError(message)
-
-
-def _require_read(family: str, values: dict[str, Any]) -> None:
-    """A flag that changes nothing was meant to: it is refused."""
-    defaults = dict(flatten(to_dict(Config(preset=""))))
-    for name, value in values.items():
-        readers = [own for start, own in _READ_BY.items() if name.startswith(start)]
-        if value != defaults[name] and not all(family in own for own in readers):
-            raise UserError(
-                f"{name} is for model.family {' or '.join(readers[0])} alone; "
-                f"{family!r} does not read it"
-            )
 
 
 def _require_one_of(

@@ -31,6 +31,8 @@ def run(config: configs.Config, reporter: Reporter | None = None) -> dict[str, A
         UserError: If the input cannot be used, or training diverges.
     """
     reporter = reporter or Reporter()
+    configs.validate(config)
+    configs.require_read(config)
     experiment = prepare(config)
     config = experiment.config
     if not directory.has_begun(directory.run_directory(config)):
