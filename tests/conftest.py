@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jax
+import jaxtyping
 import pytest
 from compilation import CACHE, FLAGS
 
@@ -38,3 +39,12 @@ def shared_data():
     """Original data sets, where they are; tests that need one say which and skip."""
     default = Path(__file__).parents[2] / "shared" / "data"
     return Path(os.environ.get("VGM_TEST_DATA", default))
+
+
+@pytest.fixture
+def unchecked():
+    """Shapes are not checked by annotations, as they are not outside these tests."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

@@ -37,7 +37,7 @@ THIRD_PARTY = {
     6: BASE | {"flax", "optax", "orbax", "numpy"},
     7: BASE | {"numpy", "matplotlib"},
     8: BASE | {"numpy", "tensorboardX"},
-    9: BASE | {"tyro", "rich"},
+    9: BASE | {"tyro", "docstring_parser", "rich"},
 }
 EXCEPTIONS = {
     # log 2 pi and quadrature nodes, once, in double precision.

@@ -1,5 +1,7 @@
 """Renyi bounds, Pareto tails, annealing and two-sided intervals, against oracles."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -541,3 +543,78 @@ def test_renyi_of_one_weight_far_above_the_others(x64):
     expected = 2.0 * np.log((99.0 + np.exp(10.0)) / 100.0)
     found = importance.renyi(log_w, jnp.asarray(0.5))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def gaussian_path(temperatures, step_sizes=None, scale=1.0):
+    if step_sizes is None:
+        step_sizes = jnp.full(len(temperatures), 0.3)
+    return annealed.Path(
+        lambda z: -0.5 * jnp.sum(z**2),
+        lambda z: -0.5 * scale * jnp.sum((z - 1.0) ** 2),
+        jnp.asarray(temperatures),
+        step_sizes,
+        2,
+    )
+
+
+@pytest.mark.parametrize(
+    "temperatures", [[0.0, 0.5, 0.9], [1.0, 0.5, 1.0], [1.0, 0.0], [-0.5, 1.0]]
+)
+def test_temperatures_that_do_not_rise_to_one_have_no_weight(key, temperatures):
+    path = gaussian_path(temperatures)
+    log_w, _ = annealed.forward(key, path, lambda key: jax.random.normal(key, (2,)))
+    assert jnp.isnan(log_w)
+    assert jnp.isnan(annealed.backward(key, path, jnp.zeros(2)))
+    kept = gaussian_path([0.0, 0.5, 0.5, 1.0])
+    assert jnp.isfinite(annealed.backward(key, kept, jnp.zeros(2)))
+
+
+def test_a_path_has_a_step_size_for_each_temperature(key, unchecked):
+    for sizes in (jnp.full(3, 0.3), jnp.asarray(0.3)):
+        path = gaussian_path([0.5, 1.0], sizes)
+        with pytest.raises(ValueError, match=r"must have one shape, .*step_sizes"):
+            annealed.Path.increments(path)
+
+
+def test_annealed_weights_are_not_differentiated(key):
+    """Through what is accepted it would be a wrong number."""
+
+    def log_w(scale, way):
+        path = gaussian_path([0.5, 1.0], scale=scale)
+        if way == "backward":
+            return annealed.backward(key, path, jnp.zeros(2))
+        return annealed.forward(key, path, lambda key: jax.random.normal(key, (2,)))[0]
+
+    for way in ("forward", "backward"):
+        run = functools.partial(log_w, way=way)
+        with pytest.raises(TypeError, match="annealed importance sampling has no deri"):
+            jax.jit(jax.grad(run))(1.5)
+        fixed = jax.grad(lambda scale, run=run: jax.lax.stop_gradient(run(scale)))(1.5)
+        assert fixed == 0.0
+
+
+def test_a_weight_that_is_no_number_is_none_of_the_bound():
+    """Not a bound of -inf, as if all weights were 0."""
+    log_w = jnp.asarray([jnp.nan, -1.0])
+    for bound in (
+        importance.iwae,
+        importance.naive,
+        importance.effective_sample_size,
+        lambda log_w: importance.renyi(log_w, jnp.asarray(2.0)),
+        lambda log_w: importance.renyi(log_w, jnp.asarray(-jnp.inf)),
+    ):
+        assert jnp.isnan(bound(log_w))
+
+
+def test_renyi_bounds_end_at_the_extreme_weights():
+    """The limits of order -inf and inf (Li & Turner 2016), and their gradients."""
+    log_w = jnp.asarray([-3.0, -1.0, -2.0])
+    for alpha, limit, place in ((-jnp.inf, -1.0, 1), (jnp.inf, -3.0, 0)):
+        value, gradient = jax.value_and_grad(importance.renyi)(
+            log_w, jnp.asarray(alpha)
+        )
+        assert value == limit
+        np.testing.assert_array_equal(gradient, jnp.eye(3)[place])
+        near = importance.renyi(log_w, jnp.asarray(np.copysign(1e4, alpha)))
+        # Off by log K over the order.
+        np.testing.assert_allclose(near, limit, atol=2e-4)

@@ -1,5 +1,7 @@
 """EM: monotone, tight after each E-step, and at the known maximum."""
 
+import inspect
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -328,3 +330,37 @@ def test_a_bound_that_falls_has_not_converged():
 def test_em_takes_a_step_at_least():
     with pytest.raises(ValueError, match="max_steps"):
         em.fit(lambda p: (p, p), lambda p: p, jnp.ones(()), tolerance=0.1, max_steps=0)
+
+
+def test_a_component_that_loses_its_examples_does_not_end_the_run(x64, clusters, key):
+    """Its weight is 0 from then on; the two that are left go to their maximum."""
+    start = gaussian_mixture.init(key, clusters, num_components=3)
+    far = start._replace(mean=start.mean.at[0].set(1e3))
+    fit = em.fit(
+        lambda params: gaussian_mixture.e_step(params, clusters, chunk_size=64),
+        gaussian_mixture.m_step,
+        far,
+        tolerance=1e-9,
+        max_steps=500,
+    )
+    assert fit.converged
+    assert jnp.isneginf(fit.params.logits[0])
+    two = gaussian_mixture.GaussianMixture(*(leaf[1:] for leaf in far))
+    alone = em.fit(
+        lambda params: gaussian_mixture.e_step(params, clusters, chunk_size=64),
+        gaussian_mixture.m_step,
+        two,
+        tolerance=1e-9,
+        max_steps=500,
+    )
+    last, other = (each.bounds[each.num_steps - 1] for each in (fit, alone))
+    np.testing.assert_allclose(last, other, rtol=1e-8)
+
+
+@pytest.mark.parametrize("latent_dim", [0, 3, 4])
+def test_principal_components_are_fewer_than_the_dimensions(latent_dim):
+    data = probabilistic_pca.moments(jnp.asarray(np.eye(5, 3)))
+    with pytest.raises(ValueError, match="latent_dim must be from 1 to 2"):
+        inspect.unwrap(probabilistic_pca.maximum_likelihood)(
+            data, latent_dim=latent_dim
+        )

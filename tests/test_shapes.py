@@ -8,12 +8,17 @@ import jax.numpy as jnp
 import pytest
 
 from vgm import divergences, models
+from vgm.bijections import IDENTITY, transforms
+from vgm.bijections.autoregressive import masked_autoregressive
+from vgm.bijections.coupling import coupling
 from vgm.bounds import (
     diffusion,
     elbo,
+    flow,
     gradients,
     hierarchical,
     importance,
+    sandwich,
     trajectories,
 )
 from vgm.densities import (
@@ -217,7 +222,8 @@ def test_the_mean_of_no_draws_is_refused(call):
 
 def test_a_bound_on_drawn_weights_needs_latents():
     flow = flows.flow(flows.realnvp((3,), flows.Step(hidden=(4,)), 1), event_shape=(3,))
-    with pytest.raises(UserError, match="need a model with latent variables; use"):
+    lacks = r"latent variables, and this lacks \['encode', 'propose', .*; use"
+    with pytest.raises(UserError, match=lacks):
         objective.negative_bound(flow, num_samples=2)
 
 
@@ -238,3 +244,92 @@ def test_conditions_have_a_row_an_example():
     for condition in (jnp.asarray(1), (labels, V), [0, 2]):
         with pytest.raises(UserError, match="one row an example; got shapes"):
             conditions.vectors(condition, 3)
+
+
+AFFINE, SPLINE = transforms.affine(), transforms.rational_quadratic(num_bins=4)
+X = jnp.arange(4.0)
+CONDITIONERS = {
+    "one for all": (2,),
+    "one row for all": (1, 2),
+    "too few numbers": (2, 2),
+    "too many parameters": (3, 3),
+}
+
+
+@pytest.mark.parametrize("case", CONDITIONERS)
+@pytest.mark.parametrize("way", ["forward", "inverse"])
+def test_a_conditioner_gives_each_number_its_parameters(case, way, unchecked):
+    """Broadcast, they map right and sum the log determinant of too few numbers."""
+    wrong = jnp.zeros(CONDITIONERS[case])
+    bijection = coupling(lambda kept: wrong, AFFINE, split=1)
+    message = "what a conditioner returns must have shape"
+    with pytest.raises(ValueError, match=rf"{message} \(3, 2\)"):
+        getattr(bijection, way)(X)
+    with pytest.raises(ValueError, match=rf"{message} \(4, 2\)"):
+        getattr(masked_autoregressive(lambda x: wrong, AFFINE), way)(X)
+    with pytest.raises(ValueError, match=rf"{message} \(3, 11\)"):
+        getattr(coupling(lambda kept: wrong, SPLINE, split=1), way)(X)
+
+
+def by_coordinate(z):
+    return -0.5 * z**2
+
+
+def drawn(key):
+    return jax.random.normal(key, (3,))
+
+
+UNSUMMED = {
+    "both": lambda: elbo.from_log_ratio(
+        KEY, drawn, lambda z: 2 * by_coordinate(z), by_coordinate, num_samples=4
+    ),
+    "one": lambda: elbo.from_log_ratio(
+        KEY, drawn, lambda z: jnp.sum(by_coordinate(z)), by_coordinate, num_samples=4
+    ),
+    "joint": lambda: elbo.from_entropy(
+        KEY, drawn, by_coordinate, jnp.ones(()), num_samples=4
+    ),
+    "entropy": lambda: elbo.from_entropy(
+        KEY, drawn, lambda z: jnp.sum(z), jnp.ones(3), num_samples=4
+    ),
+    "divergence": lambda: elbo.from_kl(
+        KEY, drawn, lambda z: jnp.sum(z), jnp.ones(3), num_samples=4
+    ),
+    "terms": lambda: elbo.single_latent_terms(jnp.zeros(2), X[:1]),
+    "system": lambda: gradients.elbo_pathwise(
+        KEY,
+        {},
+        gradients.System(
+            lambda key, params: drawn(key),
+            lambda params, z: jnp.sum(z),
+            lambda params, z: by_coordinate(z),
+        ),
+        num_samples=4,
+    ),
+    "base of a flow": lambda: flow.change_of_variables(X, IDENTITY, by_coordinate),
+    "base of a drawn flow": lambda: flow.sample_and_log_prob(
+        KEY, IDENTITY, drawn, by_coordinate
+    ),
+    "interval": lambda: sandwich.interval(A, A),
+}
+
+
+@pytest.mark.parametrize("call", UNSUMMED)
+def test_a_log_density_that_was_not_summed_is_refused(call, unchecked):
+    with pytest.raises(ValueError, match=r"must have (one )?(shape|axis)"):
+        UNSUMMED[call]()
+
+
+@pytest.mark.parametrize("family", [discretized_logistic, discretized_normal])
+def test_reals_are_no_levels(family, unchecked):
+    with pytest.raises(TypeError, match=r"levels are integers 0 \.\. 255; got float32"):
+        family.log_prob(jnp.linspace(0.0, 1.0, 3), V, V, levels=256)
+
+
+def test_a_latent_variable_model_inherits_its_weights_and_must_have_the_rest():
+    class Half(models.LatentVariableModel):
+        def propose(self, key, params, encoding):
+            return key
+
+    with pytest.raises(TypeError, match=r"abstract methods? .*encode"):
+        Half()

@@ -87,9 +87,10 @@ def log_mean_exp(x: Float[Array, " samples"]) -> Float[Array, ""]:
     # An all -inf input has mean exp(x) = 0: subtract a finite shift, never inf - inf.
     shift = jnp.where(jnp.isfinite(maximum), maximum, 0.0)
     mean = jnp.mean(jnp.exp(x - shift))
-    # Where all weights are 0 the value is -inf and the derivative 0, never NaN.
-    some = mean > 0.0
-    return jnp.where(some, jnp.log(jnp.where(some, mean, 1.0)) + shift, -jnp.inf)
+    # Where all weights are 0 the value is -inf and the derivative 0, never NaN; where
+    # one of them is NaN, it is NaN.
+    none = mean == 0.0
+    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1.0, mean)) + shift)
 
 
 def log_ndtr(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

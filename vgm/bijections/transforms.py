@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from vgm.bijections.bijection import Event
 from vgm.numerics import softplus
+from vgm.shapes import require
 from vgm.types import Scalar
 
 Numbers = Float[Array, "*event params"]
@@ -46,15 +47,16 @@ def affine(*, bound: float = 3.0) -> Transform:
         The family; its parameters are t and raw.
     """
 
-    def log_scale(params: Numbers) -> Event:
+    def log_scale(x: Event, params: Numbers) -> Event:
+        _require_params(params, x, 2)
         return bound * jnp.tanh(params[..., 1] / bound)
 
     def forward(x: Event, params: Numbers) -> tuple[Event, Scalar]:
-        scale = log_scale(params)
+        scale = log_scale(x, params)
         return x * jnp.exp(scale) + params[..., 0], jnp.sum(scale)
 
     def inverse(z: Event, params: Numbers) -> tuple[Event, Scalar]:
-        scale = log_scale(params)
+        scale = log_scale(z, params)
         return (z - params[..., 0]) * jnp.exp(-scale), -jnp.sum(scale)
 
     return Transform(2, forward, inverse)
@@ -117,6 +119,7 @@ def rational_quadratic(
     spline = (num_bins, tail_bound, min_share)
 
     def forward(x: Event, params: Numbers) -> tuple[Event, Scalar]:
+        _require_params(params, x, 3 * num_bins - 1)
         clipped = jnp.clip(x, -tail_bound, tail_bound)
         found = _find(clipped, params, *spline, by_height=False)
         xi = (clipped - found.left) / found.width
@@ -133,6 +136,7 @@ def rational_quadratic(
         )
 
     def inverse(z: Event, params: Numbers) -> tuple[Event, Scalar]:
+        _require_params(params, z, 3 * num_bins - 1)
         clipped = jnp.clip(z, -tail_bound, tail_bound)
         found = _find(clipped, params, *spline, by_height=True)
         # Of a xi^2 + b xi + c = 0 (eq. 29).
@@ -174,6 +178,10 @@ def root(a: Event, b: Event, c: Event) -> Event:
     ahead = 2.0 * c / jnp.where(falling, -1.0, -b - r)
     behind = (r - b) / (2.0 * jnp.where(falling, a, 1.0))
     return jnp.clip(jnp.where(falling, behind, ahead), 0.0, 1.0)
+
+
+def _require_params(params: Numbers, x: Event, num_params: int) -> None:
+    require("what a conditioner returns", params, (*x.shape, num_params))
 
 
 def _log_derivative(xi: Event, found: Bin) -> Event:

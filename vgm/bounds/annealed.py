@@ -11,7 +11,8 @@ Forward, z_0 ~ q and z_t ~ a transition that leaves f_{b_t} invariant give
 with E[w] = p(x) whatever T and the transitions. Run backward from an *exact* posterior
 sample (to be had when x is simulated: the z that made it), the same sum has
 E[1 / w] = 1 / p(x) (Grosse et al. 2015). The contract holds for fixed transitions
-only: step sizes are tuned first, on other draws, and frozen.
+only: step sizes are tuned first, on other draws, and frozen. Accepting and refusing
+has no derivative: these are values, and what differentiates them is told so.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.shapes import require, require_same
 from vgm.types import PRNGKey, Scalar
 
 Latent = Float[Array, " latent"]
@@ -34,7 +36,8 @@ class Path(NamedTuple):
     Attributes:
         log_base: log q(z), normalised.
         log_target: log p(x, z).
-        inverse_temperatures: b_1 .. b_T, rising to 1.
+        inverse_temperatures: b_1 .. b_T, never falling, the last 1: of others the
+            weights are NaN.
         step_sizes: Step size of the transition at each of them.
         num_leapfrog: Leapfrog steps of a transition.
     """
@@ -50,8 +53,21 @@ class Path(NamedTuple):
         return (1.0 - b) * self.log_base(z) + b * self.log_target(z)
 
     def increments(self) -> Float[Array, " steps"]:
-        """b_t - b_{t-1}."""
-        return jnp.diff(self.inverse_temperatures, prepend=0.0)
+        """b_t - b_{t-1}; NaN where they do not rise from 0 to 1.
+
+        Raises:
+            ValueError: If there is not one step size for each.
+        """
+        temperatures = jnp.asarray(self.inverse_temperatures)
+        require("inverse_temperatures", temperatures, (temperatures.size,))
+        require_same(
+            "annealed.Path",
+            inverse_temperatures=temperatures,
+            step_sizes=self.step_sizes,
+        )
+        increments = jnp.diff(temperatures, prepend=0.0)
+        rises = jnp.all(increments >= 0.0) & (temperatures[-1] == 1.0)
+        return jnp.where(rises, increments, jnp.nan)
 
 
 def sigmoid_schedule(num_steps: int, *, sharpness: float = 4.0) -> Array:
@@ -136,6 +152,10 @@ def forward(
 
     Returns:
         The log weight, in nats, and where the chain ends.
+
+    Raises:
+        ValueError: If the path's arrays are not alike.
+        TypeError: If it is differentiated.
     """
     key_base, key_chain = jax.random.split(key)
     keys = jax.random.split(key_chain, len(path.step_sizes))
@@ -147,7 +167,7 @@ def forward(
 
     inputs = (keys, path.inverse_temperatures, path.increments(), path.step_sizes)
     z, log_ratios = jax.lax.scan(step, sample_base(key_base), inputs)
-    return jnp.sum(log_ratios), z
+    return _value(jnp.sum(log_ratios)), _value(z)
 
 
 def backward(
@@ -167,6 +187,10 @@ def backward(
 
     Returns:
         The log weight (2) along the way, in nats.
+
+    Raises:
+        ValueError: If the path's arrays are not alike.
+        TypeError: If it is differentiated.
     """
     key_refresh, key_chain = jax.random.split(key)
 
@@ -185,7 +209,7 @@ def backward(
 
     inputs = (keys, path.inverse_temperatures, path.increments(), path.step_sizes)
     _, log_ratios = jax.lax.scan(step, z, inputs, reverse=True)
-    return jnp.sum(log_ratios)
+    return _value(jnp.sum(log_ratios))
 
 
 def tune(
@@ -235,6 +259,26 @@ def tune(
     inputs = (keys, path.inverse_temperatures)
     _, log_steps = jax.lax.scan(temperature, start, inputs)
     return path._replace(step_sizes=jnp.exp(log_steps))
+
+
+@jax.custom_vjp
+def _value(x: Array) -> Array:
+    """What is not to be differentiated."""
+    return x
+
+
+def _forward(x: Array) -> tuple[Array, None]:
+    return x, None
+
+
+def _backward(_: None, cotangent: Array) -> tuple[Array]:
+    raise TypeError(
+        "annealed importance sampling has no derivative: its transitions accept and "
+        "refuse; stop its gradient, or train by an estimator of bounds.gradients"
+    )
+
+
+_value.defvjp(_forward, _backward)
 
 
 def _transition(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.shapes import require_positive
+from vgm.shapes import require, require_positive, require_same
 from vgm.types import PRNGKey, Scalar
 
 Propose = Callable[[PRNGKey], Any]
@@ -65,7 +65,15 @@ def single_latent_terms(
 
     Returns:
         The terms, with an empty last axis for layers.
+
+    Raises:
+        ValueError: If the two have different shapes.
     """
+    require_same(
+        "elbo.single_latent_terms",
+        reconstruction=reconstruction,
+        prior_matching=prior_matching,
+    )
     empty = jnp.zeros((*reconstruction.shape, 0), reconstruction.dtype)
     return ElboTerms(reconstruction, prior_matching, empty)
 
@@ -91,7 +99,7 @@ def from_log_ratio(
         An unbiased estimate of the bound, in nats.
 
     Raises:
-        ValueError: If there is no draw.
+        ValueError: If there is no draw, or what should be one number is not.
     """
     return _mean(key, propose, lambda z: log_joint(z) - log_posterior(z), num_samples)
 
@@ -117,8 +125,9 @@ def from_entropy(
         An unbiased estimate of the bound, in nats.
 
     Raises:
-        ValueError: If there is no draw.
+        ValueError: If there is no draw, or what should be one number is not.
     """
+    require("the entropy", entropy, ())
     return _mean(key, propose, log_joint, num_samples) + entropy
 
 
@@ -143,8 +152,9 @@ def from_kl(
         An unbiased estimate of the bound, in nats (Kingma & Welling 2014, eq. 7).
 
     Raises:
-        ValueError: If there is no draw.
+        ValueError: If there is no draw, or what should be one number is not.
     """
+    require("the divergence, summed over coordinates,", kl, ())
     return _mean(key, propose, log_likelihood, num_samples) - kl
 
 
@@ -170,4 +180,10 @@ def _mean(
 ) -> Scalar:
     require_positive(num_samples=num_samples)
     keys = jax.random.split(key, num_samples)
-    return jnp.mean(jax.vmap(lambda k: log_density(propose(k)))(keys))
+
+    def draw(key: PRNGKey) -> Scalar:
+        value = log_density(propose(key))
+        require("a log density of one draw, summed over coordinates,", value, ())
+        return value
+
+    return jnp.mean(jax.vmap(draw)(keys))

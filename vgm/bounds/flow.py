@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from vgm.bijections import Bijection
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
 from vgm.numerics import log_sigmoid
+from vgm.shapes import require
 from vgm.types import PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
@@ -44,9 +45,12 @@ def change_of_variables(x: Event, bijection: Bijection, log_base: LogProb) -> El
 
     Returns:
         Terms whose ELBO is log p(x), exactly, in nats.
+
+    Raises:
+        ValueError: If the log determinant or the log density is not one number.
     """
     z, log_det = bijection.forward(x)
-    return single_latent_terms(log_det, -log_base(z))
+    return single_latent_terms(*_numbers(log_det, -log_base(z)))
 
 
 def sample_and_log_prob(
@@ -65,10 +69,20 @@ def sample_and_log_prob(
 
     Returns:
         x and log p(x), in nats.
+
+    Raises:
+        ValueError: If the log determinant or the log density is not one number.
     """
     z = sample_base(key)
     x, log_det = bijection.inverse(z)
-    return x, log_base(z) - log_det
+    log_det, log_prob = _numbers(log_det, log_base(z))
+    return x, log_prob - log_det
+
+
+def _numbers(log_det: Scalar, log_prob: Scalar) -> tuple[Scalar, Scalar]:
+    require("a log determinant of one event (batch it by jax.vmap)", log_det, ())
+    require("a log density of one event, summed over coordinates,", log_prob, ())
+    return log_det, log_prob
 
 
 def reverse_kl_terms(log_target: Scalar, log_q: Scalar) -> ElboTerms:

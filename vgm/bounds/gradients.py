@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.numerics import log_mean_exp
-from vgm.shapes import require_positive
+from vgm.shapes import require_positive, require_same
 from vgm.types import Params, PRNGKey
 
 LogWeights = Float[Array, "samples *batch"]
@@ -234,7 +234,10 @@ def _propose(key: PRNGKey, params: Params, system: System, num_samples: int) -> 
 
 def _log_weights(p_params: Params, q_params: Params, system: System, z: Any) -> Array:
     def log_weight(z: Any) -> Bound:
-        return system.log_joint(p_params, z) - system.log_posterior(q_params, z)
+        log_joint = system.log_joint(p_params, z)
+        log_posterior = system.log_posterior(q_params, z)
+        require_same("a System", log_joint=log_joint, log_posterior=log_posterior)
+        return log_joint - log_posterior
 
     return system.over_draws(log_weight)(z)
 

@@ -88,7 +88,8 @@ def renyi(log_w: Float[Array, " samples"], alpha: Scalar) -> Scalar:
         log( 1/K sum w^d ) / d = m + log1p( 1/K sum [exp(y) - 1 - y] ) / d,
 
     stable through alpha = 1, where it is the mean log weight. alpha = 0 is ``iwae``,
-    alpha < 0 tends to an upper bound on log p(x); it never rises with alpha.
+    alpha < 0 tends to an upper bound on log p(x); it never rises with alpha, from the
+    largest log weight at -inf to the smallest at inf.
 
     >>> import jax.numpy as jnp
     >>> float(renyi(jnp.asarray([-2.0, -4.0]), jnp.asarray(1.0)))
@@ -96,7 +97,7 @@ def renyi(log_w: Float[Array, " samples"], alpha: Scalar) -> Scalar:
 
     Args:
         log_w: Log importance weights of one example.
-        alpha: Order, any real number.
+        alpha: Order, any real number or an infinite one.
 
     Returns:
         The bound.
@@ -105,7 +106,8 @@ def renyi(log_w: Float[Array, " samples"], alpha: Scalar) -> Scalar:
         ValueError: If log_w has another axis than that of the draws.
     """
     require_draws("importance.renyi", log_w=log_w)
-    d = jnp.asarray(1.0 - alpha, log_w.dtype)
+    alpha = jnp.asarray(alpha, log_w.dtype)
+    d = 1.0 - jnp.where(jnp.isinf(alpha), 0.0, alpha)
     mean = jnp.mean(log_w)
     # A weight of 0 has no mean logarithm to centre on: the plain form serves.
     centre = jnp.where(jnp.isfinite(mean), mean, 0.0)
@@ -117,7 +119,9 @@ def renyi(log_w: Float[Array, " samples"], alpha: Scalar) -> Scalar:
     ratio = jnp.where(d * a == 0.0, 1.0, jnp.log1p(d * a) / _nonzero(d * a))
     large = log_mean_exp(jnp.where(small, 0.0, y)) / _nonzero(d)
     bound = centre + jnp.where(small, a * ratio, large)
-    return jnp.where((d == 0.0) & ~small, mean, bound)
+    bound = jnp.where((d == 0.0) & ~small, mean, bound)
+    bound = jnp.where(jnp.isneginf(alpha), jnp.max(log_w), bound)
+    return jnp.where(jnp.isposinf(alpha), jnp.min(log_w), bound)
 
 
 def _nonzero(x: Scalar) -> Scalar:
@@ -203,9 +207,9 @@ def effective_samples(accumulator: Accumulator) -> Float[Array, "*batch"]:
     Returns:
         (sum w)^2 / sum w^2.
     """
-    some = accumulator.sum_squares > 0.0
-    squares = jnp.where(some, accumulator.sum_squares, 1.0)
-    return jnp.where(some, accumulator.sum_weights**2 / squares, 0.0)
+    none = accumulator.sum_squares == 0.0
+    squares = jnp.where(none, 1.0, accumulator.sum_squares)
+    return jnp.where(none, 0.0, accumulator.sum_weights**2 / squares)
 
 
 def stream(

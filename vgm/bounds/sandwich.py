@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vgm.numerics import log_mean_exp
+from vgm.shapes import require_draws
 from vgm.types import Scalar
 
 
@@ -57,7 +58,11 @@ def interval(
 
     Returns:
         The interval.
+
+    Raises:
+        ValueError: If the weights have another axis than that of the draws.
     """
+    require_draws("sandwich.interval", log_w=log_w, log_w_backward=log_w_backward)
     quantile = jax.scipy.stats.norm.ppf(0.5 + 0.5 * confidence)
     quantile = jnp.asarray(quantile, log_w.dtype)
     lower_bound = log_mean_exp(log_w)

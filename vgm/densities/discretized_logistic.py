@@ -46,6 +46,7 @@ def log_prob(
 
     Raises:
         ValueError: If the arguments have other shapes.
+        TypeError: If x are no integers.
     """
     require_same("discretized_logistic.log_prob", x=x, mean=mean, log_scale=log_scale)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.

@@ -53,6 +53,7 @@ def log_prob(
 
     Raises:
         ValueError: If the arguments have other shapes.
+        TypeError: If x are no integers.
     """
     require_same("discretized_normal.log_prob", x=x, mean=mean, log_std=log_std)
     x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()

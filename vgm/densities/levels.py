@@ -22,7 +22,15 @@ def on_levels(
 
     Returns:
         The log masses.
+
+    Raises:
+        TypeError: If x are no integers.
     """
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(
+            f"levels are integers 0 .. {levels - 1}; got {x.dtype}: images scaled to "
+            "[0, 1] are to be rounded to levels, or are a density's"
+        )
     # Not x < levels: where x are bytes, 256 is none.
     return jnp.where((x >= 0) & (x <= levels - 1), log_mass, -jnp.inf)
 

@@ -45,8 +45,9 @@ def fit(
 ) -> Fit:
     """Alternate until the bound rises by less than the tolerance.
 
-    A bound or a parameter that is not finite ends the run, with the last parameters of
-    a finite bound. A bound that falls has not converged: the steps are no EM.
+    A bound that is not finite, or a parameter that is NaN or inf, ends the run, with
+    the last parameters of a finite bound; -inf is the logarithm of an empty component.
+    A bound that falls has not converged: the steps are no EM.
 
     Args:
         e_step: Parameters to statistics under q, and the bound at that q, in nats an
@@ -80,7 +81,7 @@ def fit(
         before = state.bounds[jnp.maximum(state.step - 1, 0)]
         new = m_step(statistics)
         lost = ~jnp.isfinite(bound)
-        failed = lost | ~_all_finite(new)
+        failed = lost | ~_all_numbers(new)
 
         def keep(new: Array, now: Array, previous: Array) -> Array:
             return jnp.where(lost, previous, jnp.where(failed, now, new))
@@ -109,9 +110,9 @@ def fit(
     return Fit(end.params, end.bounds, end.step, end.converged)
 
 
-def _all_finite(tree: Params) -> Bool[Array, ""]:
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(finite))
+def _all_numbers(tree: Params) -> Bool[Array, ""]:
+    numbers = [jnp.all(leaf < jnp.inf) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(numbers))
 
 
 def summed(

@@ -159,7 +159,15 @@ def maximum_likelihood(data: Moments, *, latent_dim: int) -> LinearGaussian:
 
     Returns:
         Parameters; the weights up to a rotation.
+
+    Raises:
+        ValueError: If d is not from 1 to D - 1.
     """
+    if not 1 <= latent_dim < len(data.mean):
+        raise ValueError(
+            f"latent_dim must be from 1 to {len(data.mean) - 1}, one less than the "
+            f"data's dimension; got {latent_dim}"
+        )
     values, vectors = jnp.linalg.eigh(data.scatter)
     variance = _above_rounding(jnp.mean(values[:-latent_dim]), data)
     excess = jnp.maximum(values[-latent_dim:] - variance, 0.0)

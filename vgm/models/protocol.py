@@ -4,6 +4,7 @@ Arrays carry a leading batch axis here: networks run on batches, the mathematics
 runs on examples under ``vmap``. All values are in nats, one an example.
 """
 
+import abc
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
@@ -22,10 +23,12 @@ Latents = Any
 class GenerativeModel(Protocol):
     """A model with a lower bound on log p(x) and unbiased weights for p(x)."""
 
+    @abc.abstractmethod
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
         """Parameters for a batch like x: shapes and data-dependent starting values."""
         ...
 
+    @abc.abstractmethod
     def elbo_terms(
         self,
         key: PRNGKey,
@@ -38,12 +41,14 @@ class GenerativeModel(Protocol):
         """One draw of the bound's terms, one value an example."""
         ...
 
+    @abc.abstractmethod
     def log_weight(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch"]:
         """One draw of log w with E[exp(log w)] = p(x), always."""
         ...
 
+    @abc.abstractmethod
     def sample(
         self,
         key: PRNGKey,
@@ -66,20 +71,24 @@ class LatentVariableModel(GenerativeModel, Protocol):
         encoding = self.encode(params, x, condition)
         return self.log_weight_given(key, params, x, encoding, condition)
 
+    @abc.abstractmethod
     def encode(self, params: Params, x: Any, condition: Condition = None) -> Encoding:
         """The parameters of q(z | x): computed once an x, never once a sample."""
         ...
 
+    @abc.abstractmethod
     def propose(self, key: PRNGKey, params: Params, encoding: Encoding) -> Latents:
         """Draw z ~ q(z | x), reparameterised."""
         ...
 
+    @abc.abstractmethod
     def log_joint(
         self, params: Params, x: Any, latents: Latents, condition: Condition = None
     ) -> Float[Array, " batch"]:
         """Log p(x, z)."""
         ...
 
+    @abc.abstractmethod
     def log_posterior(
         self, params: Params, encoding: Encoding, latents: Latents
     ) -> Float[Array, " batch"]:
@@ -98,8 +107,28 @@ class LatentVariableModel(GenerativeModel, Protocol):
 
         One draw of the weight (Burda et al. 2016, eq. 8) in as few passes as the model
         can: its draw may know its own density, and each layer what the next one needs.
+        A model that inherits from this class has the plain three.
         """
-        ...
+        latents = self.propose(key, params, encoding)
+        log_joint = self.log_joint(params, x, latents, condition)
+        return log_joint - self.log_posterior(params, encoding, latents)
+
+
+def lacking(model: Any) -> list[str]:
+    """What a model would need to be a ``LatentVariableModel``.
+
+    >>> lacking(None)[:3]
+    ['init', 'elbo_terms', 'log_weight']
+
+    Args:
+        model: Any model.
+
+    Returns:
+        Names of the methods that it has not.
+    """
+    methods = {**vars(GenerativeModel), **vars(LatentVariableModel)}
+    names = [name for name in methods if not name.startswith("_")]
+    return [name for name in names if not hasattr(model, name)]
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from vgm.bounds.elbo import ElboTerms, single_latent_terms
 from vgm.errors import UserError
 from vgm.models.diffusion import Diffusion
 from vgm.models.flow import Flow
-from vgm.models.protocol import GenerativeModel, LatentVariableModel
+from vgm.models.protocol import GenerativeModel, LatentVariableModel, lacking
 from vgm.shapes import require_positive
 from vgm.types import Batch, Params, PRNGKey, Scalar
 
@@ -141,8 +141,8 @@ def negative_bound(
     """
     if not isinstance(model, LatentVariableModel):
         raise UserError(
-            "objective.name 'iwae', and any objective.gradient but 'pathwise', need a "
-            "model with latent variables; use 'elbo' and 'pathwise' (negative_elbo)"
+            "objective.name 'iwae' and any gradient but 'pathwise' need a model with "
+            f"latent variables, and this lacks {lacking(model)}; use negative_elbo"
         )
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
