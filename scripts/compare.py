@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,10 @@ from vgm.evaluation import estimates, figures
 from vgm.experiment import directory, storage
 from vgm.experiment.tables import number
 
-SAME = ("observation", "binarization", "data", "split", "test_digest")
+SAME = (
+    *("observation", "binarization", "data", "split", "conditional", "target"),
+    "test_digest",
+)
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ def compare(arguments: list[str] | None) -> None:
         _row(str(path), result, _difference(path, first_path), bits=bits)
         for path, result in finished
     ]
-    baseline = ["independent numbers", "", number(first["baseline_nats"], 2), "", ""]
-    if bits:
-        baseline.append(number(first["baseline_bits_per_dim"], 3))
-    rows.append([*baseline, "", "", ""])
+    if first["baseline_nats"] is not None:
+        baseline = ["independent numbers", "", number(first["baseline_nats"], 2)]
+        if bits:
+            baseline += ["", "", number(first["baseline_bits_per_dim"], 3)]
+        rows.append(baseline + [""] * (len(rows[0]) - len(baseline)))
     cli.print_table(
         f"{first['data']} ({first['observation']}), {first['num_examples']} "
         f"{first['split']} examples; nats an example, ± standard error",
@@ -64,7 +69,7 @@ def _require_comparable(finished: list[tuple[Path, dict]]) -> None:
     first_path, first = finished[0]
     for path, result in finished[1:]:
         for name in SAME:
-            before, after = first.get(name), result.get(name)
+            before, after = (_of(each, name) for each in (first, result))
             if before != after and name == "test_digest":
                 raise UserError(
                     f"{path} and {first_path} report on different examples of "
@@ -78,6 +83,11 @@ def _require_comparable(finished: list[tuple[Path, dict]]) -> None:
                 )
 
 
+def _of(result: dict, name: str) -> Any:
+    # A result of an earlier version does not say that it is not conditional.
+    return bool(result.get(name)) if name == "conditional" else result.get(name)
+
+
 def _draw(path: Path, finished: list[tuple[Path, dict]]) -> None:
     """ELBO and evidence of every run."""
 
@@ -86,7 +96,10 @@ def _draw(path: Path, finished: list[tuple[Path, dict]]) -> None:
             (result[f"{name}_nats"], result[f"{name}_stderr"]) for _, result in finished
         ]
         # The error of a single example is none.
-        return [None if mean is None else (mean, err or 0.0) for mean, err in pairs]
+        return [
+            None if mean is None or not np.isfinite(mean) else (mean, err or 0.0)
+            for mean, err in pairs
+        ]
 
     figures.save_comparison(
         path,
@@ -108,28 +121,54 @@ def _difference(path: Path, first: Path) -> str:
     values, before = (directory.read_likelihoods(run) for run in (path, first))
     if path == first or values is None or before is None:
         return "-"
+    # The same examples, though they may have been stored in another order.
+    values, before = (_in_order(each) for each in (values, before))
     if not np.array_equal(values["example"], before["example"]):
         return "-"
-    counts = {
-        directory.read_result(run)["num_importance_samples"] for run in (path, first)
-    }
+    results = [directory.read_result(run) for run in (path, first)]
     # The evidence's bound rises with K: of other K it is no difference of the models.
-    of_evidence = len(counts) == 1 and "log_evidence" in values
-    name, what = ("log_evidence", "") if of_evidence else ("elbo", "ELBO ")
-    gain = estimates.paired_difference(values[name], before[name])
+    # An exact log p(x) is what it rises to.
+    counts = {each["num_importance_samples"] for each in results if not _exact(each)}
+    of_evidence = len(counts) < 2 and None not in counts
+    what = "" if of_evidence else "ELBO "
+    after, before = (
+        each["log_evidence"] if of_evidence and not _exact(result) else each["elbo"]
+        for each, result in zip((values, before), results, strict=True)
+    )
+    gain = estimates.paired_difference(after, before)
+    if np.isnan(gain.mean):  # -inf of both
+        return "-"
     return f"{what}{gain.mean:+.2f} ± {number(gain.stderr, 2)}"
+
+
+def _in_order(by_example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    order = np.argsort(by_example["example"], kind="stable")
+    return {name: values[order] for name, values in by_example.items()}
+
+
+def _exact(result: dict) -> bool:
+    return bool(result["is_exact"])
+
+
+_EVIDENCE = {
+    False: ("log_evidence_nats", "log_evidence_stderr"),
+    True: ("elbo_nats", "elbo_stderr"),
+}
+"""Names of mean and error of the evidence, by whether the ELBO is exact."""
 
 
 def _row(name: str, result: dict, difference: str, *, bits: bool) -> list[str]:
     row = [
         _name(name, result),
         _measured(result, "elbo_nats", "elbo_stderr", 2),
-        _measured(result, "log_evidence_nats", "log_evidence_stderr", 2),
-        str(result["num_importance_samples"] or "-"),
+        _measured(result, *_EVIDENCE[_exact(result)], 2),
+        "exact" if _exact(result) else str(result["num_importance_samples"] or "-"),
         difference,
     ]
     if bits:
-        row.append(_measured(result, "bits_per_dim", "bits_per_dim_stderr", 3))
+        of_elbo = result["bits_per_dim_of"] == "elbo" and not _exact(result)
+        measured = _measured(result, "bits_per_dim", "bits_per_dim_stderr", 3)
+        row.append(f"{measured} (ELBO)" if of_elbo else measured)
     return [
         *row,
         f"{result['num_params']:,}",

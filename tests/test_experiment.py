@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import random
 import re
@@ -28,7 +29,7 @@ import vgm
 from vgm import cli, configs, experiment
 from vgm.errors import UserError
 from vgm.evaluation import figures, likelihood
-from vgm.experiment import directory, fitting, setup, storage
+from vgm.experiment import directory, fitting, setup, storage, tables
 
 ROOT = Path(__file__).parents[1]
 QUICK = [
@@ -210,11 +211,97 @@ def test_compare_pairs_the_examples_of_two_runs(finished_run, tmp_path, capsys):
     assert "ELBO -0.25 ± 0.00" in out
     assert "+1.50" not in out
     (other / "result.json").write_text(json.dumps(result))
-    np.savez(
-        other / "likelihoods.npz", **{**values, "example": values["example"][::-1]}
-    )
+    # Stored in another order they are the same examples; others are others.
+    backwards = {name: array[::-1] for name, array in values.items()}
+    np.savez(other / "likelihoods.npz", **backwards)
+    assert compare.main([str(finished_run), str(other)]) == 0
+    assert "+1.50 ± 0.00" in capsys.readouterr().out
+    others = {**values, "example": values["example"] + 1}
+    np.savez(other / "likelihoods.npz", **others)
     assert compare.main([str(finished_run), str(other)]) == 0
     assert "+1.50" not in capsys.readouterr().out
+
+
+def test_compare_takes_an_exact_likelihood_for_what_bounds_rise_to(
+    finished_run, tmp_path, capsys
+):
+    """Against an evidence of any K; against an ELBO where there is no evidence."""
+    other = tmp_path / "other"
+    shutil.copytree(finished_run, other)
+    with np.load(finished_run / "likelihoods.npz") as archive:
+        values = dict(archive)
+    exact = {name: values[name] for name in ("example", "baseline")}
+    exact["elbo"] = values["log_evidence"] - 3.25
+    np.savez(other / "likelihoods.npz", **exact)
+    result = json.loads((other / "result.json").read_text())
+    nothing = dict.fromkeys(("log_evidence_nats", "num_importance_samples"))
+    changes = {**result, **nothing, "is_exact": True, "bits_per_dim_of": "elbo"}
+    (other / "result.json").write_text(json.dumps(changes))
+    for order, said in (((finished_run, other), "-3.25"), ((other, finished_run), "+")):
+        assert compare.main([str(run) for run in order]) == 0
+        out = capsys.readouterr().out
+        assert f"{said}" in out
+        assert "3.25 ± 0.00" in out
+        assert "exact" in out
+        assert "(ELBO)" not in out
+    # Of two models without evidence bits per dimension are those of the ELBO.
+    bare = {**result, **nothing, "bits_per_dim_of": "elbo"}
+    (other / "result.json").write_text(json.dumps(bare))
+    np.savez(other / "likelihoods.npz", **exact)
+    assert compare.main([str(finished_run), str(other)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("(ELBO)") == 1
+    assert "ELBO -" in out
+
+
+def test_a_result_of_minus_infinity_stays_one(finished_run, tmp_path, capsys):
+    """An example outside the support: no number is not the same as none measured."""
+    other = tmp_path / "other"
+    shutil.copytree(finished_run, other)
+    path = other / "result.json"
+    result = directory.read_result(finished_run)
+    steps = [-1.0, -math.inf]
+    storage.write_json(
+        path,
+        {
+            **result,
+            "elbo_nats": -math.inf,
+            "elbo_stderr": math.nan,
+            "denoising_matching_by_step": steps,
+        },
+    )
+    assert json.loads(path.read_text())["elbo_nats"] == "-inf"
+    back = directory.read_result(other)
+    assert back["elbo_nats"] == -math.inf
+    assert back["elbo_stderr"] is None
+    assert back["denoising_matching_by_step"] == steps
+    with np.load(finished_run / "likelihoods.npz") as archive:
+        values = dict(archive)
+    for name in ("elbo", "log_evidence"):
+        values[name][3] = -np.inf
+    np.savez(other / "likelihoods.npz", **values)
+    assert compare.main([str(other), str(other), str(finished_run)]) == 0
+    out = capsys.readouterr().out
+    assert "-inf ± -" in out
+    assert "+inf ± -" in out
+    assert "nan" not in out
+
+
+@pytest.mark.parametrize(
+    ("fields", "formula"),
+    [
+        ({}, "log p(x)"),
+        ({"conditional": True}, "log p(x | label)"),
+        ({"observation": "grey-bernoulli"}, "E log p(b), b ~ Bernoulli(x)"),
+    ],
+)
+def test_tables_say_what_the_evidence_is_of(finished_run, fields, formula):
+    result = {**directory.read_result(finished_run), **fields}
+    rows = {name: how for name, _, how in tables.result_table(result)}
+    said = rows[f"evidence, {result['num_importance_samples']} samples"]
+    assert said.startswith(f"lower bound on {formula}; ")
+    exact = {**result, "is_exact": True, "num_importance_samples": None}
+    assert tables.result_table(exact)[0][0] == formula
 
 
 def test_compare_draws_what_it_prints(finished_run, tmp_path, capsys):
@@ -273,7 +360,13 @@ def test_compare_prints_a_table_and_refuses_to_mix(finished_run, tmp_path, capsy
     shutil.copytree(finished_run, other)
     result = json.loads((other / "result.json").read_text())
     digest = ("test_digest", "other", "different examples of 'digits'")
-    for name, value, *said in (("observation", "binary"), ("data", "mnist"), digest):
+    for name, value, *said in (
+        ("observation", "binary"),
+        ("data", "mnist"),
+        ("conditional", True),
+        ("target", "ring"),
+        digest,
+    ):
         changed = {**result, name: value}
         (other / "result.json").write_text(json.dumps(changed))
         assert compare.main([str(finished_run), str(other)]) == 2

@@ -32,8 +32,9 @@ def estimate(values: Any) -> Estimate:
         Mean and standard error; the latter NaN for a single example.
     """
     values = np.asarray(values, np.float64)
-    spread = values.std(ddof=1) if len(values) > 1 else np.nan
-    return Estimate(float(values.mean()), float(spread / np.sqrt(len(values))))
+    with np.errstate(invalid="ignore"):  # -inf has a mean and no spread
+        spread = values.std(ddof=1) if len(values) > 1 else np.nan
+        return Estimate(float(values.mean()), float(spread / np.sqrt(len(values))))
 
 
 def paired_difference(after: Any, before: Any) -> Estimate:
@@ -53,7 +54,9 @@ def paired_difference(after: Any, before: Any) -> Estimate:
     Returns:
         Mean of after - before, and its standard error.
     """
-    return estimate(np.asarray(after, np.float64) - np.asarray(before, np.float64))
+    with np.errstate(invalid="ignore"):  # where both are -inf
+        gain = np.asarray(after, np.float64) - np.asarray(before, np.float64)
+    return estimate(gain)
 
 
 def bits_per_dim(nats: float, num_dims: int) -> float:

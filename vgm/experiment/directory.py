@@ -179,7 +179,7 @@ def read_result(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / "result.json"
     try:
-        result = json.loads(path.read_text())
+        result = storage.read_json(path)
         if "bits_per_dim" not in result:
             raise TypeError("no result")
         return dict(result)

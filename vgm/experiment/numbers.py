@@ -51,6 +51,10 @@ def split_numbers(
     num_steps, drawn = _steps(config)
     numbers: dict[str, Any] = {
         "split": split,
+        "observation": config.data.observation,
+        "binarization": _binarization(experiment),
+        "conditional": config.model.conditional,
+        "target": None if config.flow.target == "none" else config.flow.target,
         "num_examples": len(by_example["elbo"]),
         "elbo_nats": elbo.mean,
         "elbo_stderr": elbo.stderr,
@@ -97,15 +101,8 @@ def _steps(config: configs.Config) -> tuple[int | None, int | None]:
     return config.diffusion.num_steps, config.diffusion.num_times
 
 
-def binarization(experiment: Experiment) -> str | None:
-    """How bits came about: static, dynamic, or None for other observations.
-
-    Args:
-        experiment: Experiment.
-
-    Returns:
-        The word.
-    """
+def _binarization(experiment: Experiment) -> str | None:
+    """How bits came about: static, dynamic, or None for other observations."""
     if experiment.config.data.observation != "binary":
         return None
     # Data stored as bits are static, whatever the flag.

@@ -17,7 +17,7 @@ from vgm.errors import UserError
 from vgm.evaluation import baselines, estimates, likelihood, surgery
 from vgm.experiment import directory, fitting, pictures, setup, storage, tables
 from vgm.experiment.fitting import Fit
-from vgm.experiment.numbers import binarization, is_exact, split_numbers
+from vgm.experiment.numbers import is_exact, split_numbers
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
 from vgm.models import LatentVariableModel
@@ -155,7 +155,7 @@ def _examples(experiment: Experiment, split: str) -> Split:
     return examples
 
 
-def _fit_to_target(model: TargetFlow, params: Params, key: PRNGKey) -> dict[str, float]:
+def _fit_to_target(model: TargetFlow, params: Params, key: PRNGKey) -> dict[str, Any]:
     """How well importance sampling by the flow would do, and what it would find."""
 
     @jax.jit
@@ -164,6 +164,7 @@ def _fit_to_target(model: TargetFlow, params: Params, key: PRNGKey) -> dict[str,
         return pareto.tail_index(model.log_weight(key, params, nothing))
 
     return {
+        "baseline_nats": None,
         "log_normalizer_nats": model.target.log_normalizer,
         "pareto_k": float(index(key, params)),
     }
@@ -268,8 +269,6 @@ def report(
         "preset": config.preset,
         "model": f"{config.model.family} ({config.model.architecture})",
         "data": config.data.name,
-        "observation": config.data.observation,
-        "binarization": binarization(experiment),
         "test_digest": experiment.form.test_digest,
         **numbers,
         "objective": f"{config.objective.name}-{config.objective.num_samples}",

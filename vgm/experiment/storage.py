@@ -21,7 +21,8 @@ def write_json(path: Path, content: Any) -> None:
 
     Args:
         path: File.
-        content: Plain values; NaN and infinities become null.
+        content: Plain values; NaN becomes null, infinities "inf" and "-inf", which
+            ``float`` reads.
     """
     text = json.dumps(_plain(content), indent=2, allow_nan=False)
     with _whole(path) as draft:
@@ -34,8 +35,32 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):
-        return None
+        return None if np.isnan(value) else str(value)
     return value
+
+
+def read_json(path: Path) -> Any:
+    """Read what ``write_json`` wrote.
+
+    Args:
+        path: File.
+
+    Returns:
+        Plain values, infinities as they were.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no JSON.
+    """
+    return _infinite(json.loads(path.read_text()))
+
+
+def _infinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _infinite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_infinite(item) for item in value]
+    return float(value) if value in ("inf", "-inf") else value
 
 
 def save_params(path: Path, params: Params) -> None:

@@ -20,6 +20,26 @@ def number(value: float | None, digits: int) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def observed(result: dict[str, Any]) -> str:
+    """What the numbers of a result are a logarithm of.
+
+    >>> observed({"observation": "levels", "conditional": True})
+    'log p(x | label)'
+
+    Args:
+        result: Content of ``result.json``.
+
+    Returns:
+        Its formula.
+    """
+    if result.get("log_normalizer_nats") is not None:
+        return "log Z"
+    given = " | label" if result.get("conditional") else ""
+    if result["observation"] == "grey-bernoulli":
+        return f"E log p(b{given}), b ~ Bernoulli(x)"
+    return f"log p(x{given})"
+
+
 def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The numbers of a result as rows for people: quantity, value with unit, origin.
 
@@ -43,7 +63,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     exact = result["is_exact"]
     table = [
         (
-            "log p(x)" if exact else "ELBO",
+            observed(result) if exact else "ELBO",
             measured("elbo", 2),
             f"{examples}, exact" if exact else f"{examples}, {draws}{of_steps}",
         ),
@@ -59,8 +79,8 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             (
                 f"evidence, {k} samples",
                 measured("log_evidence", 2),
-                f"lower bound on {'log p(x)' if target is None else 'log Z'}; median "
-                f"effective sample size {ess}{of_steps}",
+                f"lower bound on {observed(result)}; median effective sample size "
+                f"{ess}{of_steps}",
             )
         )
     if target is not None:
