@@ -37,7 +37,8 @@ class Arguments:
 
 _SURGERY = {
     "average_kl": "mean KL(q(z | x) ‖ p(z)), at most 2000 examples",
-    "mutual_information": "of z and which example; at most log of their number",
+    "mutual_information": "of z and which example, 1 draw each; at most log of their "
+    "number",
     "marginal_kl": "KL(mean of q(z | x) ‖ p(z))",
 }
 

@@ -72,7 +72,12 @@ def test_what_follows_a_hierarchy(tmp_path, capsys):
     """Surgery, samples, and training that goes on from it, and only from a like one."""
     arguments = ["hvae-digits", *SMALL, *NARROW, "--latent.dims", "4", "3", "2"]
     run_dir, result = trained(tmp_path, arguments)
-    assert evaluate.main([str(run_dir), "--surgery"]) == 0
+    output = tmp_path / "surgery.json"
+    assert evaluate.main([str(run_dir), "--surgery", "--output", str(output)]) == 0
+    parts = json.loads(output.read_text())
+    # Drawn divergences, and the same draws of them: one number.
+    matching = parts["prior_matching_nats"] + parts["denoising_matching_nats"]
+    np.testing.assert_allclose(parts["average_kl_nats"], matching, rtol=1e-5)
     assert sample.main([str(run_dir), "--output", str(tmp_path / "drawn")]) == 0
     further = [*arguments, "--train.init-from", str(run_dir)]
     _, again = trained(tmp_path, further, "further")

@@ -476,3 +476,29 @@ def test_weight_decay_spares_all_but_kernels():
     np.testing.assert_allclose(updates["network"]["kernel"], -0.05, rtol=1e-6)
     del updates["network"]["kernel"]
     chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, updates))
+
+
+def test_steps_compiled_ahead_are_not_traced_again(key):
+    """What compiling takes is told apart from what steps take."""
+    traced = []
+
+    def count_step(key, state, batch):
+        traced.append(batch)
+        return state._replace(step=state.step + 1), step.StepMetrics(
+            *(jnp.zeros(()) for _ in step.StepMetrics._fields)
+        )
+
+    mesh = sharding.data_mesh()
+    data = sharding.replicate(Batch(jnp.zeros((8, 2)), None, jnp.ones(8)), mesh)
+    state = step.init_state({"w": jnp.zeros(2)}, optax.sgd(0.1), ema_decay=0.0)
+    state = sharding.replicate(state, mesh)
+    steps = loop.compile_steps(
+        step=count_step, observe=lambda key, x: x, batch_size=4, mesh=mesh
+    )
+    compiled, seconds = loop.compile_ahead(steps, key, state, data)
+    assert seconds > 0.0
+    count = len(traced)
+    for stop in (3, 5):
+        state, _ = compiled(key, state, data, jnp.int32(stop))
+        assert int(state.step) == stop
+    assert len(traced) == count

@@ -21,7 +21,8 @@ def independent_baseline(
 ) -> Float[Array, " batch"]:
     """Log p(x) of test examples under independent coordinates fitted to training data.
 
-    Levels have a histogram each (one count added), bits a frequency, reals a normal.
+    Levels have a histogram each (one count added), bits a frequency between 0.001 and
+    0.999, reals a normal.
 
     Args:
         train: Training observations.

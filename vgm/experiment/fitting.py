@@ -72,6 +72,7 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
     """
     config = experiment.config
     keys = setup.run_keys(config)
+    key = keys.train
     mesh = sharding.data_mesh()
     sharding.require_divisible(config.train.batch_size, mesh)
     stored = setup.stored_batch(
@@ -89,13 +90,13 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
     events = _event_writer(run_dir)
     with checkpoints.open_manager(run_dir / "checkpoints") as manager:
         fit = _start(experiment, run_dir, manager, optimizer, train_data, reporter)
+        compiled, seconds = loop.compile_ahead(run_steps, key, fit.state, train_data)
+        fit = fit._replace(seconds=fit.seconds + seconds)
         step, num_steps = int(fit.state.step), config.train.num_steps
         while step < num_steps and not _exhausted(config, fit.best):
             start = time.perf_counter()
             stop = min(step + config.train.eval_every, num_steps)
-            state, metrics = run_steps(
-                keys.train, fit.state, train_data, jnp.int32(stop)
-            )
+            state, metrics = compiled(key, fit.state, train_data, jnp.int32(stop))
             if not _progresses(config, metrics, state, stop - step):
                 raise _diverged(stop - step, stop)
             jax.block_until_ready(state)
@@ -145,8 +146,7 @@ def _start(
     )
     if restored is None:
         state = init(key_init, train_data)
-        source = experiment.config.train.init_from
-        if source is not None:
+        if (source := experiment.config.train.init_from) is not None:
             _, params = directory.load(source, warn=reporter.say)
             decay = experiment.config.optimizer.ema_decay
             state = init_state(params, optimizer, ema_decay=decay)

@@ -12,10 +12,10 @@ import numpy as np
 
 from vgm import configs, evaluation
 from vgm.bounds import pareto
-from vgm.data.arrays import Split, take
+from vgm.data.arrays import take
 from vgm.errors import UserError
-from vgm.evaluation import baselines, estimates, likelihood, surgery
-from vgm.experiment import directory, fitting, pictures, setup, storage, tables
+from vgm.evaluation import estimates, likelihood, surgery
+from vgm.experiment import directory, fitting, pictures, setup, splits, storage, tables
 from vgm.experiment.fitting import Fit
 from vgm.experiment.numbers import is_exact, split_numbers
 from vgm.experiment.reporter import Progress, Reporter
@@ -53,24 +53,16 @@ def evaluate(
     """
     reporter = reporter or Reporter()
     config, model = experiment.config, experiment.model
-    examples = _examples(experiment, split)
+    examples = splits.examples(experiment, split)
     stored = jax.device_put(
         setup.stored_batch(examples, conditional=config.model.conditional)
     )
     key = setup.run_keys(config).test
     spec, count = config.evaluation, len(examples.x)
-    terms = jax.jit(
-        functools.partial(
-            likelihood.example_terms,
-            model=model,
-            observe=experiment.observe,
-            batch_size=min(spec.batch_size, count),
-            num_samples=spec.num_elbo_samples,
-        )
-    )(key, params, stored)
+    terms = splits.terms(experiment, params, stored)
     by_example: dict[str, Any] = {
         "elbo": np.asarray(terms.elbo),
-        "baseline": np.asarray(_baseline(experiment, stored)),
+        "baseline": np.asarray(splits.baseline(experiment, stored)),
         "example": setup.example_digests(examples.x),
     }
     # Where log p(x) is exact, K equal weights say nothing more.
@@ -113,8 +105,10 @@ def observations(
     """
     experiment = of_run(Path(run), data_path)
     conditional = experiment.config.model.conditional
-    stored = setup.stored_batch(_examples(experiment, split), conditional=conditional)
-    return jax.jit(functools.partial(_observed, experiment))(stored)
+    stored = setup.stored_batch(
+        splits.examples(experiment, split), conditional=conditional
+    )
+    return jax.jit(functools.partial(splits.observed, experiment))(stored)
 
 
 def of_run(
@@ -142,19 +136,6 @@ def of_run(
     return experiment
 
 
-def _observed(experiment: Experiment, stored: Batch) -> Batch:
-    """A split's observations, drawn as its likelihoods draw them."""
-    key_observe, _ = jax.random.split(setup.run_keys(experiment.config).test)
-    return stored._replace(x=experiment.observe(key_observe, stored.x))
-
-
-def _examples(experiment: Experiment, split: str) -> Split:
-    examples = getattr(experiment.dataset, split)
-    if examples is None:
-        raise UserError(f"--split {split}: this run kept none; use --split test")
-    return examples
-
-
 def _fit_to_target(model: TargetFlow, params: Params, key: PRNGKey) -> dict[str, Any]:
     """How well importance sampling by the flow would do, and what it would find."""
 
@@ -170,29 +151,12 @@ def _fit_to_target(model: TargetFlow, params: Params, key: PRNGKey) -> dict[str,
     }
 
 
-def _baseline(experiment: Experiment, stored: Batch) -> Any:
-    config = experiment.config
-    key_train = setup.run_keys(config).baseline
-
-    @jax.jit
-    def baseline(train: Any, test: Batch) -> Any:
-        return baselines.independent_baseline(
-            experiment.observe(key_train, train),
-            _observed(experiment, test).x,
-            observation=config.data.observation,
-            levels=experiment.form.levels,
-            missing=config.data.missing != "none",
-        )
-
-    return baseline(jnp.asarray(experiment.dataset.train.x), stored)
-
-
 def _active_units(
     experiment: Experiment, model: LatentVariableModel, params: Params, stored: Batch
 ) -> int | None:
     @jax.jit
     def encode(params: Params, stored: Batch) -> Any:
-        x = _observed(experiment, stored).x
+        x = splits.observed(experiment, stored).x
         return model.encode(params, x, stored.condition)
 
     means = getattr(encode(params, stored), "mean", None)
@@ -221,22 +185,24 @@ def dissect(
     model, config = experiment.model, experiment.config
     if not isinstance(model, LatentVariableModel):
         raise UserError("--surgery needs a model with latent variables")
-    examples = take(_examples(experiment, split), slice(0, limit))
-    stored = setup.stored_batch(examples, conditional=config.model.conditional)
-    _, key_terms, key_z = jax.random.split(setup.run_keys(config).test, 3)
+    examples = take(splits.examples(experiment, split), slice(0, limit))
+    stored = jax.device_put(
+        setup.stored_batch(examples, conditional=config.model.conditional)
+    )
+    _, _, key_z = jax.random.split(setup.run_keys(config).test, 3)
+    terms = splits.terms(experiment, params, stored)
+    # Of all layers together, as the information is.
+    average = jnp.mean(
+        terms.prior_matching + jnp.sum(terms.denoising_matching, axis=-1)
+    )
 
     @jax.jit
-    def parts(params: Params, stored: Batch) -> surgery.Surgery:
-        x = _observed(experiment, stored).x
-        terms = model.elbo_terms(key_terms, params, x, stored.condition)
+    def parts(params: Params, stored: Batch, average: Any) -> surgery.Surgery:
+        x = splits.observed(experiment, stored).x
         encoding = model.encode(params, x, stored.condition)
-        # Of all layers together, as the information is.
-        average = jnp.mean(
-            terms.prior_matching + jnp.sum(terms.denoising_matching, axis=-1)
-        )
         return surgery.elbo_surgery(key_z, params, encoding, average, model=model)
 
-    return jax.device_get(parts(params, jax.device_put(stored)))
+    return jax.device_get(parts(params, stored, average))
 
 
 def report(
@@ -278,8 +244,7 @@ def report(
         "selected_step": best.step,
         "validation_bound_nats": best.bound,
         "train_seconds": fit.seconds,
-        # The first dispatch compiles: the median of the rest is the rate.
-        "steps_per_second": float(np.median(rates[1:] or rates or [np.nan])),
+        "steps_per_second": float(np.median(rates or [np.nan])),
         "seed": config.seed,
         "versions": directory.versions(),
     }

@@ -7,6 +7,7 @@ where it was interrupted, and how many steps were dispatched at once, leaves no 
 """
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -159,6 +160,25 @@ def run_steps(
         lambda total: jnp.where(counted > 0.0, total / counted, jnp.nan), sums
     )
     return state, means._replace(skipped=sums.skipped)
+
+
+def compile_ahead(
+    steps: Any, key: PRNGKey, state: TrainState, data: Batch
+) -> tuple[Callable[..., tuple[TrainState, StepMetrics]], float]:
+    """``compile_steps`` for given arguments, compiled before the first call.
+
+    Args:
+        steps: What ``compile_steps`` returned.
+        key: Key of the run.
+        state: State before.
+        data: The whole data set, on the device.
+
+    Returns:
+        The function, and the seconds that compiling it took.
+    """
+    start = time.perf_counter()
+    compiled = steps.lower(key, state, data, jnp.int32(0)).compile()
+    return compiled, time.perf_counter() - start
 
 
 def compile_steps(**settings: Any) -> Callable[..., tuple[TrainState, StepMetrics]]:
