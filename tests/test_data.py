@@ -494,13 +494,61 @@ def test_reals_are_checked_as_training_will_see_them(tmp_path):
 
 
 def test_missing_cells_of_a_table(tmp_path):
-    rows = ["a,b", *["1,2"] * 10, "nan,2", ",NaN"]
+    rows = ["a,b", *["1,2", "3,5"] * 5, "nan,2", ",NaN"]
     (tmp_path / "table.csv").write_text("\n".join(rows))
     loaded = data.load("table", tmp_path, num_validation=0, missing="nan")
     x = np.concatenate([loaded.train.x, loaded.validation.x, loaded.test.x])
     assert np.isnan(x).sum(axis=0).tolist() == [2, 1]
     with pytest.raises(UserError, match="line 12, column 1: 'nan' is no finite number"):
         data.load("table", tmp_path, num_validation=0)
+
+
+@pytest.mark.parametrize("mark", ["NA", "N/A", "null", "None", " ? ", ""])
+def test_what_tables_write_for_a_missing_number(tmp_path, mark):
+    rows = ["a,b", *["1,2", "3,5"] * 5, f"{mark},4"]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    loaded = data.load("table", tmp_path, num_validation=0, missing="nan")
+    x = np.concatenate([loaded.train.x, loaded.validation.x, loaded.test.x])
+    assert np.isnan(x).sum(axis=0).tolist() == [1, 0]
+    with pytest.raises(UserError, match=r"or give --data\.missing nan"):
+        data.load("table", tmp_path, num_validation=0)
+
+
+COLUMNS = {
+    "constant": (lambda n: np.full(n, 4.5), r"column 1 \('a'\) is 4\.5 in every row"),
+    "empty": (lambda n: np.full(n, np.nan), r"column 1 \('a'\) is empty"),
+    "index": (
+        lambda n: np.arange(n),
+        r"column 1 \('a'\) counts the rows; .* index=False",
+    ),
+    "from one": (lambda n: 1 + np.arange(n), r"column 1 \('a'\) counts the rows"),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_columns_that_measure_nothing_are_refused(tmp_path, kind):
+    """A density gains as much as one likes by them."""
+    column, message = COLUMNS[kind]
+    other = np.random.default_rng(0).normal(size=12)
+    table = np.stack([column(12), other], axis=1)
+    np.savetxt(tmp_path / "table.csv", table, delimiter=",", header="a,b", comments="")
+    with pytest.raises(UserError, match=message):
+        data.load("table", tmp_path, num_validation=0, missing="nan")
+
+
+def test_a_number_of_levels_is_not_guessed(tmp_path):
+    """Of 4 levels taken for 256 the baseline would be too weak."""
+    x = np.random.default_rng(0).integers(0, 4, (9, 3))
+    path = tmp_path / "own.npz"
+    np.savez(path, x_train=x, x_test=x)
+    with pytest.raises(UserError, match=r"integers up to 3, of .* store levels=4, or"):
+        data.load("own", tmp_path, num_validation=0)
+    np.savez(path, x_train=x, x_test=x, levels=4)
+    assert data.load("own", tmp_path, num_validation=0).levels == 4
+    np.savez(path, x_train=x + 125, x_test=x)
+    assert data.load("own", tmp_path, num_validation=0).levels == 256
+    np.savez(path, x_train=x % 2, x_test=x % 2)
+    assert data.load("own", tmp_path, num_validation=0).levels == 2
 
 
 def test_cifar_batches_are_read_in_order(tmp_path):

@@ -275,9 +275,17 @@ BAD_INPUT = {
         lambda tmp_path: [
             "nsf-tabular",
             "--data.path",
-            str(write_table(tmp_path / "one.csv", np.ones((20, 1)))),
+            str(write_table(tmp_path / "one.csv", np.cos(np.arange(20))[:, None])),
         ],
         r"need at least 2 numbers an example; got 1",
+    ),
+    "a table with semicolons": (
+        lambda tmp_path: [
+            "nsf-tabular",
+            "--data.path",
+            str(write_table(tmp_path / "bad.csv", [["1.5;2"], ["2.5;3"]] * 20)),
+        ],
+        r"'2\.5;3' is no finite number; save the table with ',' between cells",
     ),
     "a table with a word in it": (
         lambda tmp_path: [

@@ -15,7 +15,8 @@ MAX_LEVELS = 65536
 def load_npz(path: Path, missing: str) -> Dataset:
     """Arrays x_train and x_test, perhaps x_valid, labels y_* and levels.
 
-    Reals are kept in float32.
+    Reals are kept in float32. Integers of 0 and 1 are bits and integers beyond 127 one
+    of 256 levels, where ``levels`` does not say their number.
 
     Args:
         path: File.
@@ -77,6 +78,11 @@ def _reals(path: Path, split: str, array: np.ndarray) -> np.ndarray:
 def _levels(path: Path, arrays: dict[str, np.ndarray], x: dict[str, np.ndarray]) -> int:
     lowest = min(int(array.min()) for array in x.values())
     highest = max(int(array.max()) for array in x.values())
+    if "levels" not in arrays and 1 < highest < 128:
+        raise UserError(
+            f"{path}: integers up to {highest}, of an unknown number of levels; store "
+            f"levels={highest + 1}, or levels=256 for bytes"
+        )
     stated = arrays.get("levels", np.asarray(2 if highest <= 1 else 256))
     one = stated.size == 1 and stated.dtype.kind in "ui"
     if not one or not 2 <= stated.item() <= MAX_LEVELS:

@@ -10,6 +10,8 @@ from vgm.data.files import read_bytes
 from vgm.errors import UserError
 
 MIN_ROWS = 10
+ABSENT = ("", "nan", "na", "n/a", "null", "none", "?")
+"""How tables mark a missing number, in small letters."""
 
 
 def load_csv(path: Path, *, missing: str = "none") -> Dataset:
@@ -22,15 +24,15 @@ def load_csv(path: Path, *, missing: str = "none") -> Dataset:
 
     Args:
         path: File.
-        missing: "nan" where NaN or an empty cell marks a missing number, "none" where
-            it is an error.
+        missing: "nan" where NaN, NA, null, ? or an empty cell marks a missing number,
+            "none" where it is an error.
 
     Returns:
         The data set.
 
     Raises:
-        UserError: If a cell is no finite number, rows differ in length, or there are
-            fewer than 10.
+        UserError: If a cell is no finite number, rows differ in length, there are
+            fewer than 10, or a column is constant or counts the rows.
     """
     try:
         text = read_bytes(path).decode("utf-8-sig")
@@ -49,11 +51,27 @@ def load_csv(path: Path, *, missing: str = "none") -> Dataset:
     x = _numbers(path, rows[header:], missing)
     if len(x) < MIN_ROWS:
         raise UserError(f"{path} has {len(x)} rows; needs at least {MIN_ROWS}")
+    _require_varied(path, x, rows[0][1] if header else [""] * x.shape[1])
     order = np.random.default_rng(0).permutation(len(x))
     tenth = len(x) // 10
     parts = np.split(x[order], [len(x) - 2 * tenth, len(x) - tenth])
     train, validation, test = (Split(part, None) for part in parts)
     return Dataset(train, validation, test, levels=0)
+
+
+def _require_varied(path: Path, x: np.ndarray, names: list[str]) -> None:
+    """What is no measurement would be learned as one, and flatter the density."""
+    for column, (name, values) in enumerate(zip(names, x.T, strict=True), 1):
+        where = f"{path}, column {column}" + (f" ({name!r})" if name else "")
+        found = np.unique(values[~np.isnan(values)])
+        if found.size < 2:
+            held = f"{found[0]:g} in every row" if found.size else "empty"
+            raise UserError(f"{where} is {held}, which has no density; remove it")
+        if np.array_equal(values, values[0] + np.arange(len(values))):
+            raise UserError(
+                f"{where} counts the rows; remove it (of pandas: "
+                "to_csv(..., index=False))"
+            )
 
 
 def _is_number(cell: str) -> bool:
@@ -64,8 +82,17 @@ def _is_number(cell: str) -> bool:
     return "_" not in cell  # 1_000 is one to Python alone
 
 
+def _remedy(cell: str) -> str:
+    for separator, name in ((";", "';'"), ("\t", "tabs")):
+        if separator in cell:
+            return f"save the table with ',' between cells and not {name}"
+    if cell.strip().lower() in ABSENT:
+        return "mend or remove the row, or give --data.missing nan"
+    return "mend or remove the row"
+
+
 def _numbers(path: Path, rows: list[tuple[int, list[str]]], missing: str) -> np.ndarray:
-    absent = ("", "nan") if missing == "nan" else ()
+    absent = ABSENT if missing == "nan" else ()
     for line, row in rows:
         if len(row) != len(rows[0][1]):
             raise UserError(
@@ -78,7 +105,7 @@ def _numbers(path: Path, rows: list[tuple[int, list[str]]], missing: str) -> np.
             elif not _is_number(cell) or not np.isfinite(np.float32(cell)):
                 raise UserError(
                     f"{path}, line {line}, column {column}: {cell!r} is no finite "
-                    "number; mend or remove the row"
+                    f"number; {_remedy(cell)}"
                 )
     numbers = np.asarray([row for _, row in rows], np.float64)
     require_digits(str(path), numbers)
