@@ -39,7 +39,7 @@ class StepMetrics(NamedTuple):
 
     Attributes:
         loss: The objective.
-        elbo: The bound.
+        elbo: The ELBO, of further draws where the objective is another bound.
         reconstruction: E log p(x | z).
         prior_matching: KL of the top latent.
         denoising_matching: Sum of the other divergences.
@@ -58,7 +58,7 @@ class StepMetrics(NamedTuple):
 
 
 def init_state(
-    params: Params, optimizer: optax.GradientTransformation, *, ema_decay: float
+    params: Params, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0
 ) -> TrainState:
     """The state before the first step.
 
@@ -86,7 +86,7 @@ def train_step(
     *,
     value_and_grad: ValueAndGrad,
     optimizer: optax.GradientTransformation,
-    ema_decay: float,
+    ema_decay: float = 0.0,
     skip_norm: float = 0.0,
 ) -> tuple[TrainState, StepMetrics]:
     """Take one step.
