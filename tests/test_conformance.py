@@ -106,9 +106,15 @@ def linear_case(key):
     kernel = 0.7 * normals(jax.random.fold_in(key, 1), (2, 4, 2))
     kernel = kernel.at[..., 1].set(0.0)  # the noise does not depend on z
     params["decoder"]["params"]["mlp"]["Dense_0"]["kernel"] = kernel.reshape(2, 8)
-    params["output_bias"] = params["output_bias"].at[:, 1].set(-0.3)
+    # Outputs are in the unit of each coordinate, the oracle in that of x.
+    mean, log_std = params["unit"]["mean"], params["unit"]["log_std"]
+    params["output_bias"] = params["output_bias"].at[:, 1].set(-0.3 - log_std)
+    params["output_bias"] = params["output_bias"].at[0, 0].set(0.2)
+    std = jnp.exp(log_std)
     oracle = linear_gaussian.LinearGaussian(
-        kernel[..., 0].T, params["output_bias"][:, 0], jnp.asarray(-0.3)
+        std[:, None] * kernel[..., 0].T,
+        mean + std * params["output_bias"][:, 0],
+        jnp.asarray(-0.3),
     )
     return model, params, x, oracle
 
@@ -130,11 +136,13 @@ def test_linear_vae_with_the_exact_encoder_has_constant_weights(x64, key):
     oracle = oracle._replace(weights=oracle.weights.at[:, 1].set(0.0))
     covariance = jnp.linalg.inv(linear_gaussian.posterior_precision(oracle))
     gain = covariance @ oracle.weights.T * jnp.exp(-2 * oracle.log_std)
-    zeros = jnp.zeros_like(gain)
+    # The encoder reads (x - mean) / std of each coordinate.
+    mean, std = params["unit"]["mean"], jnp.exp(params["unit"]["log_std"])
+    kernel = gain * std[None]
     params["encoder"]["params"]["mlp"]["Dense_0"] = {
-        "kernel": jnp.concatenate([gain, zeros]).T,
+        "kernel": jnp.concatenate([kernel, jnp.zeros_like(kernel)]).T,
         "bias": jnp.concatenate(
-            [-gain @ oracle.bias, 0.5 * jnp.log(jnp.diagonal(covariance))]
+            [gain @ (mean - oracle.bias), 0.5 * jnp.log(jnp.diagonal(covariance))]
         ),
     }
     exact = jax.vmap(functools.partial(linear_gaussian.log_evidence, oracle))(x)

@@ -1,5 +1,6 @@
 """Reals come in any unit: what models start from, and the baseline they must beat."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from draws import normals
 from scipy import stats
 
+from vgm import models
 from vgm.evaluation import baselines
 from vgm.models import families, flows, likelihoods
 from vgm.types import Masked
@@ -62,3 +64,88 @@ def test_moments_of_what_was_observed(key):
     bias = jax.jit(family.initial_bias)(Masked(x, observed))
     np.testing.assert_allclose(bias[:, 0], mean)
     np.testing.assert_allclose(jnp.exp(bias[1:, 1]), 1e-3, rtol=1e-5)
+
+
+SCALE, SHIFT = np.float32([1e-6, 3.0, 1e4]), np.float32([1e-3, -50.0, 1e6])
+
+
+def real_models():
+    shared = {"likelihood": "normal", "hidden": (16,), "event_shape": (3,)}
+    vae = models.vae.mlp(latent_dim=2, **shared)
+    family = models.likelihoods.likelihood("normal")
+    made = models.made.MADE((8,), family.num_outputs, use_output_bias=False)
+    return {
+        "vae": vae,
+        "vamp": models.vae.mlp(latent_dim=2, prior=models.priors.vamp(4), **shared),
+        "markov": models.hierarchical_vae.markov(
+            models.vae.mlp(latent_dim=2, **shared), latent_dims=(2, 1), hidden=(8,)
+        ),
+        "made": models.autoregressive.Autoregressive(made, family, (3,)),
+    }
+
+
+@pytest.mark.parametrize("name", real_models())
+def test_a_unit_shifts_the_bound_by_its_logarithm_and_changes_nothing_else(name, key):
+    """Networks compute in units of the data: log p(c x + d) = log p(x) - log c."""
+    model = real_models()[name]
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(64, 3)) @ rng.normal(size=(3, 3)), jnp.float32)
+    other = SCALE[None] * x + SHIFT[None]
+
+    @jax.jit
+    def trained(x):
+        params = model.init(key, x)
+
+        def loss(p):
+            return -jnp.mean(model.elbo_terms(key, p, x).elbo)
+
+        for _ in range(3):
+            # Signs: as Adam, which knows no unit of a parameter.
+            step = jax.tree.map(lambda g: 1e-2 * jnp.tanh(g), jax.grad(loss)(params))
+            params = jax.tree.map(jnp.subtract, params, step)
+        drawn = model.sample(key, params, 5)
+        return params, model.elbo_terms(key, params, x).elbo, drawn
+
+    params, elbo, drawn = trained(x)
+    moved, moved_elbo, moved_drawn = trained(other)
+    expected = elbo - np.sum(np.log(SCALE))
+    # The shift costs digits: 1e6 beside 1e4, in float32.
+    np.testing.assert_allclose(moved_elbo, expected, atol=0.02)
+    np.testing.assert_allclose(
+        (moved_drawn - SHIFT[None]) / SCALE[None], drawn, atol=0.02
+    )
+    # The unit itself is never learned.
+    for before, after in ((x, params), (other, moved)):
+        start = model.init(key, before)
+        start, after = (each.get("base", each)["unit"] for each in (start, after))
+        chex.assert_trees_all_equal(start, after)
+
+
+def test_what_is_missing_is_read_as_the_mean_in_any_unit(key):
+    """0 in the unit; the bound is shifted by the units of what was observed alone."""
+    model = models.vae.mlp(
+        event_shape=(3,), latent_dim=2, hidden=(8,), likelihood="normal", missing=True
+    )
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(64, 3)), jnp.float32)
+    observed = jnp.asarray(rng.random((64, 3)) < 0.7)
+    elbos = []
+    for values in (x, SCALE[None] * x + SHIFT[None]):
+        seen = Masked(jnp.where(observed, values, 7.0), observed)
+        params = model.init(key, seen)
+        features = families.features(model.likelihood, params, seen)
+        assert (features[~observed] == 0.0).all()
+        elbos.append(model.elbo_terms(key, params, seen).elbo)
+    shift = jnp.sum(jnp.where(observed, np.log(SCALE)[None], 0.0), axis=1)
+    np.testing.assert_allclose(elbos[1], elbos[0] - shift, atol=0.02)
+
+
+def test_a_constant_number_is_no_unit(key):
+    """Read as it is, less its constant: a test example that differs is no outlier."""
+    family = models.likelihoods.likelihood("normal")
+    x = jnp.asarray([[5.0, 1.0], [5.0, 3.0]])
+    params = families.initial(family, x)
+    read = families.features(family, params, jnp.asarray([[6.0, 2.0]]))
+    np.testing.assert_allclose(read, [[1.0, 0.0]], atol=1e-6)
+    outputs = families.outputs(params, jnp.zeros((1, 2, 2)))
+    np.testing.assert_allclose(outputs[0], family.initial_bias(x), rtol=1e-6, atol=1e-6)

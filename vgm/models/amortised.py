@@ -52,21 +52,24 @@ class VAE(LatentVariableModel):
     num_classes: int = 0
 
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
-        """Parameters; the output bias fits each coordinate of x alone."""
+        """Parameters; output bias and unit fit each coordinate of x alone."""
         keys = jax.random.split(key, 4)
         one = jax.tree.map(lambda leaf: leaf[:1], (x, condition))
-        features = self.likelihood.features(one[0])
+        start = families.initial(self.likelihood, x)
+        features = families.features(self.likelihood, start, one[0])
         context = conditions.vectors(one[1], self.num_classes)
         z = jnp.zeros((1, math.prod(self.posterior.latent_shape)))
         params = {
             "encoder": self.encoder.init(keys[0], features, context, train=False),
             "decoder": self.decoder.init(keys[1], z, context, train=False),
-            "output_bias": self.likelihood.initial_bias(x),
+            **start,
         }
         outputs = self.encoder.apply(params["encoder"], features, context, train=False)
         own = {
             "posterior": self.posterior.init(keys[2], jnp.asarray(outputs)),
-            "prior": self.prior.init(keys[3], self.likelihood.features(x)),
+            "prior": self.prior.init(
+                keys[3], families.features(self.likelihood, start, x)
+            ),
         }
         with_own = {name: own[name] for name in own if jax.tree.leaves(own[name])}
         return params | with_own
@@ -80,7 +83,7 @@ class VAE(LatentVariableModel):
         dropout_key: PRNGKey | None = None,
     ) -> Any:
         """The parameters of q(z | x); with a key, under dropout."""
-        features = self.likelihood.features(x)
+        features = families.features(self.likelihood, params, x)
         return self._encode_features(params, features, condition, dropout_key)
 
     def propose(self, key: PRNGKey, params: Params, encoding: Any) -> Latents:
@@ -103,7 +106,7 @@ class VAE(LatentVariableModel):
             conditions.vectors(condition, self.num_classes),
             key=dropout_key,
         )
-        return outputs + params["output_bias"][None]
+        return families.outputs(params, outputs)
 
     def log_likelihood(
         self,

@@ -39,13 +39,14 @@ class Autoregressive:
     """log p(x) is exact."""
 
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
-        """Parameters; the output bias fits each coordinate of x alone."""
+        """Parameters; output bias and unit fit each coordinate of x alone."""
         one = jax.tree.map(lambda leaf: leaf[:1], (x, condition))
         context = conditions.vectors(one[1], self.num_classes)
-        vector = self._vectors(one[0])
+        start = families.initial(self.likelihood, x)
+        vector = self._vectors(start, one[0])
         return {
             "network": self.network.init(key, vector, context, train=False),
-            "output_bias": self.likelihood.initial_bias(x),
+            **start,
         }
 
     def outputs(
@@ -60,12 +61,12 @@ class Autoregressive:
         outputs = networks.apply(
             self.network,
             params["network"],
-            self._vectors(x),
+            self._vectors(params, x),
             conditions.vectors(condition, self.num_classes),
             key=dropout_key,
         )
         shape = (len(x), *params["output_bias"].shape)
-        return outputs.reshape(shape) + params["output_bias"][None]
+        return families.outputs(params, outputs.reshape(shape))
 
     def log_prob(
         self, params: Params, x: Any, condition: Condition = None
@@ -118,5 +119,5 @@ class Autoregressive:
         keys = jax.random.split(key, dim)
         return jax.lax.scan(step, x, (keys, jnp.arange(dim)))[0]
 
-    def _vectors(self, x: Any) -> Float[Array, "batch dim"]:
-        return self.likelihood.features(x).reshape(len(x), -1)
+    def _vectors(self, params: Params, x: Any) -> Float[Array, "batch dim"]:
+        return families.features(self.likelihood, params, x).reshape(len(x), -1)

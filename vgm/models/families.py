@@ -1,6 +1,7 @@
 """What a family for p(x | z) is, and the moments its outputs begin with."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vgm.shapes import require
-from vgm.types import PRNGKey, Scalar
+from vgm.types import Params, PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
 Levels = Int[Array, "*event"]
@@ -27,6 +28,8 @@ class Likelihood(NamedTuple):
         mean: outputs to E[x], on the scale of x.
         initial_bias: A batch of x, and a mask of what is observed of it or None, to the
             outputs that fit each coordinate alone.
+        moments: The same to mean and standard deviation of each coordinate, in whose
+            units its networks compute; None for families whose scale is known.
     """
 
     num_outputs: int
@@ -35,6 +38,75 @@ class Likelihood(NamedTuple):
     sample: Callable[[PRNGKey, Outputs], Any]
     mean: Callable[[Outputs], Event]
     initial_bias: Callable[..., Outputs]
+    moments: Callable[..., tuple[Event, Event]] | None = None
+
+
+MIN_STD = 1e-3
+"""Standard deviation, where the unit is known, of a number that never changes."""
+
+
+def initial(family: Likelihood, x: Any) -> Params:
+    """What a model of x starts from: its outputs' bias, and the unit of reals.
+
+    Args:
+        family: Family.
+        x: A batch of observations.
+
+    Returns:
+        Parameters for ``features`` and ``outputs``; the unit is not learned.
+    """
+    if family.moments is None:
+        return {"output_bias": family.initial_bias(x)}
+    mean, std = family.moments(x)
+    changes = std > 0.0
+    start = jnp.where(changes, 0.0, math.log(MIN_STD))
+    return {
+        "output_bias": jnp.stack([jnp.zeros_like(mean), start], axis=-1),
+        "unit": {"mean": mean, "log_std": jnp.log(jnp.where(changes, std, 1.0))},
+    }
+
+
+def features(
+    family: Likelihood, params: Params, x: Any
+) -> Float[Array, " batch *event"]:
+    """X as a network reads it; reals in their unit, 0 for what is missing.
+
+    Args:
+        family: Family.
+        params: Of ``initial``.
+        x: A batch of observations.
+
+    Returns:
+        Numbers of about 1.
+    """
+    found = family.features(x)
+    if "unit" not in params:
+        return found
+    unit = jax.lax.stop_gradient(params["unit"])
+    found = (found - unit["mean"][None]) * jnp.exp(-unit["log_std"])[None]
+    return jnp.where(getattr(x, "observed", True), found, 0.0)
+
+
+def outputs(
+    params: Params, raw: Float[Array, " batch *event outputs"]
+) -> Float[Array, " batch *event outputs"]:
+    """A network's outputs with their bias, as the family takes them.
+
+    Args:
+        params: Of ``initial``.
+        raw: What the network gave; of reals mean and log scale in their unit.
+
+    Returns:
+        The family's outputs, on the scale of x.
+    """
+    found = raw + params["output_bias"][None]
+    if "unit" not in params:
+        return found
+    unit = jax.lax.stop_gradient(params["unit"])
+    mean, log_std = unit["mean"][None], unit["log_std"][None]
+    return jnp.stack(
+        [mean + jnp.exp(log_std) * found[..., 0], log_std + found[..., 1]], axis=-1
+    )
 
 
 def log_prob(

@@ -12,13 +12,10 @@ from vgm.bijections import Bijection, autoregressive, elementwise, linear
 from vgm.bijections import continuous as flows
 from vgm.bijections import coupling as couplings
 from vgm.bijections.transforms import Transform
-from vgm.models.families import batch_moments
+from vgm.models.families import MIN_STD, batch_moments
 from vgm.models.layers import Batch, Context, Contexts, Layer
 from vgm.models.networks import apply
 from vgm.types import Params, PRNGKey
-
-MIN_STD = 1e-3
-"""Standard deviation below which a number that was standard counts as constant."""
 
 
 def standardisation() -> Layer:

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from vgm.densities import bernoulli, normal
 from vgm.errors import UserError
 from vgm.models import level_families
+from vgm.models.families import MIN_STD, Observed, Outputs, batch_mean, batch_moments
 from vgm.models.families import Likelihood as Likelihood
-from vgm.models.families import Observed, Outputs, batch_mean, batch_moments
 from vgm.types import Masked, Scalar
 
 
@@ -71,6 +71,7 @@ def masked(family: Likelihood) -> Likelihood:
     Returns:
         The same functions of ``Masked`` observations; samples and means are complete.
     """
+    moments = family.moments
 
     def known(x: Masked) -> Any:
         """The values, with 0 for whatever stands where nothing was observed."""
@@ -87,6 +88,7 @@ def masked(family: Likelihood) -> Likelihood:
         features=lambda x: jnp.where(x.observed, family.features(known(x)), 0.0),
         log_prob=log_prob,
         initial_bias=lambda x: family.initial_bias(known(x), x.observed),
+        moments=moments and (lambda x: moments(known(x), x.observed)),
     )
 
 
@@ -111,9 +113,9 @@ _BERNOULLI = Likelihood(
 def _normal_bias(
     x: Float[Array, " batch *event"], observed: Observed = None
 ) -> Outputs:
-    # A constant coordinate would start at log 0; its scale starts at 1e-3.
+    # A constant coordinate would start at log 0.
     mean, std = batch_moments(x, observed)
-    log_std = jnp.log(jnp.where(std > 0.0, std, 1e-3))
+    log_std = jnp.log(jnp.where(std > 0.0, std, MIN_STD))
     return jnp.stack([mean, log_std], axis=-1)
 
 
@@ -124,4 +126,5 @@ _NORMAL = Likelihood(
     sample=lambda key, outputs: normal.sample(key, outputs[..., 0], outputs[..., 1]),
     mean=lambda outputs: outputs[..., 0],
     initial_bias=_normal_bias,
+    moments=batch_moments,
 )
