@@ -66,21 +66,34 @@ def test_moments_of_what_was_observed(key):
     np.testing.assert_allclose(jnp.exp(bias[1:, 1]), 1e-3, rtol=1e-5)
 
 
-SCALE, SHIFT = np.float32([1e-6, 3.0, 1e4]), np.float32([1e-3, -50.0, 1e6])
+SHAPE = (2, 2, 1)
+SCALE = np.float32([1e-6, 3.0, 1e4, 1.0]).reshape(SHAPE)
+SHIFT = np.float32([1e-3, -50.0, 1e6, 0.0]).reshape(SHAPE)
 
 
 def real_models():
-    shared = {"likelihood": "normal", "hidden": (16,), "event_shape": (3,)}
+    shared = {"likelihood": "normal", "hidden": (16,), "event_shape": SHAPE}
     vae = models.vae.mlp(latent_dim=2, **shared)
     family = models.likelihoods.likelihood("normal")
     made = models.made.MADE((8,), family.num_outputs, use_output_bias=False)
+    ladder = models.hierarchical_vae.ladder(
+        event_shape=SHAPE,
+        sides=(1, 2),
+        layers=(1, 1),
+        channels=4,
+        hidden=4,
+        latent_dim=1,
+        num_blocks=1,
+        likelihood="normal",
+    )
     return {
         "vae": vae,
+        "ladder": ladder,
         "vamp": models.vae.mlp(latent_dim=2, prior=models.priors.vamp(4), **shared),
         "markov": models.hierarchical_vae.markov(
             models.vae.mlp(latent_dim=2, **shared), latent_dims=(2, 1), hidden=(8,)
         ),
-        "made": models.autoregressive.Autoregressive(made, family, (3,)),
+        "made": models.autoregressive.Autoregressive(made, family, SHAPE),
     }
 
 
@@ -89,7 +102,8 @@ def test_a_unit_shifts_the_bound_by_its_logarithm_and_changes_nothing_else(name,
     """Networks compute in units of the data: log p(c x + d) = log p(x) - log c."""
     model = real_models()[name]
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(64, 3)) @ rng.normal(size=(3, 3)), jnp.float32)
+    correlated = rng.normal(size=(64, 4)) @ rng.normal(size=(4, 4))
+    x = jnp.asarray(correlated.reshape(64, *SHAPE), jnp.float32)
     other = SCALE[None] * x + SHIFT[None]
 
     @jax.jit
@@ -109,7 +123,7 @@ def test_a_unit_shifts_the_bound_by_its_logarithm_and_changes_nothing_else(name,
     params, elbo, drawn = trained(x)
     moved, moved_elbo, moved_drawn = trained(other)
     expected = elbo - np.sum(np.log(SCALE))
-    # The shift costs digits: 1e6 beside 1e4, in float32.
+    # The shift costs digits, 1e6 beside 1e4 in float32.
     np.testing.assert_allclose(moved_elbo, expected, atol=0.02)
     np.testing.assert_allclose(
         (moved_drawn - SHIFT[None]) / SCALE[None], drawn, atol=0.02
@@ -124,11 +138,11 @@ def test_a_unit_shifts_the_bound_by_its_logarithm_and_changes_nothing_else(name,
 def test_what_is_missing_is_read_as_the_mean_in_any_unit(key):
     """0 in the unit; the bound is shifted by the units of what was observed alone."""
     model = models.vae.mlp(
-        event_shape=(3,), latent_dim=2, hidden=(8,), likelihood="normal", missing=True
+        event_shape=SHAPE, latent_dim=2, hidden=(8,), likelihood="normal", missing=True
     )
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(64, 3)), jnp.float32)
-    observed = jnp.asarray(rng.random((64, 3)) < 0.7)
+    x = jnp.asarray(rng.normal(size=(64, *SHAPE)), jnp.float32)
+    observed = jnp.asarray(rng.random((64, *SHAPE)) < 0.7)
     elbos = []
     for values in (x, SCALE[None] * x + SHIFT[None]):
         seen = Masked(jnp.where(observed, values, 7.0), observed)
@@ -136,7 +150,7 @@ def test_what_is_missing_is_read_as_the_mean_in_any_unit(key):
         features = families.features(model.likelihood, params, seen)
         assert (features[~observed] == 0.0).all()
         elbos.append(model.elbo_terms(key, params, seen).elbo)
-    shift = jnp.sum(jnp.where(observed, np.log(SCALE)[None], 0.0), axis=1)
+    shift = jnp.sum(jnp.where(observed, np.log(SCALE)[None], 0.0), axis=(1, 2, 3))
     np.testing.assert_allclose(elbos[1], elbos[0] - shift, atol=0.02)
 
 

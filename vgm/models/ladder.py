@@ -68,11 +68,13 @@ class Ladder(LatentVariableModel):
                 key_down, level.num_layers, level.layer, state, state
             )
             levels.append({"enter": enter, "up": up, "down": down})
+        start = families.initial(self.likelihood, x)
+        features = families.features(self.likelihood, start, one[0])
         return {
-            "stem": self.stem.init(key_stem, self.likelihood.features(one[0])),
+            "stem": self.stem.init(key_stem, features),
             "levels": tuple(levels),
             "head": self.head.init(key_head, state),
-            "output_bias": self.likelihood.initial_bias(x),
+            **start,
         }
 
     def encode(
@@ -85,9 +87,8 @@ class Ladder(LatentVariableModel):
     ) -> Encoding:
         """Feature maps of x at each resolution; with a key, under dropout."""
         features: list[Maps] = []
-        below = jnp.asarray(
-            self.stem.apply(params["stem"], self.likelihood.features(x))
-        )
+        read = families.features(self.likelihood, params, x)
+        below = jnp.asarray(self.stem.apply(params["stem"], read))
         for number, level in reversed(list(enumerate(self.resolutions))):
             keys = None
             if dropout_key is not None:
@@ -260,7 +261,7 @@ class Ladder(LatentVariableModel):
 
     def _outputs(self, params: Params, state: Maps) -> Array:
         outputs = jnp.asarray(self.head.apply(params["head"], state))
-        return outputs + params["output_bias"][None]
+        return families.outputs(params, outputs)
 
     def _log_likelihood(self, params: Params, x: Any, state: Maps) -> Values:
         outputs = self._outputs(params, state)
