@@ -480,7 +480,7 @@ def test_weight_decay_spares_all_but_kernels():
     chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, updates))
 
 
-def test_steps_compiled_ahead_are_not_traced_again(key):
+def test_steps_compiled_ahead_are_compiled_no_more(key):
     """What compiling takes is told apart from what steps take."""
     traced = []
 
@@ -498,6 +498,7 @@ def test_steps_compiled_ahead_are_not_traced_again(key):
         step=count_step, observe=lambda key, x: x, batch_size=4, mesh=mesh
     )
     compiled, seconds = loop.compile_ahead(steps, key, state, data)
+    assert isinstance(compiled, jax.stages.Compiled)
     assert seconds > 0.0
     count = len(traced)
     for stop in (3, 5):
