@@ -334,25 +334,22 @@ def test_em_takes_a_step_at_least():
 
 def test_a_component_that_loses_its_examples_does_not_end_the_run(x64, clusters, key):
     """Its weight is 0 from then on; the two that are left go to their maximum."""
+
+    def fitted(start):
+        return em.fit(
+            lambda params: gaussian_mixture.e_step(params, clusters, chunk_size=64),
+            gaussian_mixture.m_step,
+            start,
+            tolerance=1e-9,
+            max_steps=500,
+        )
+
     start = gaussian_mixture.init(key, clusters, num_components=3)
     far = start._replace(mean=start.mean.at[0].set(1e3))
-    fit = em.fit(
-        lambda params: gaussian_mixture.e_step(params, clusters, chunk_size=64),
-        gaussian_mixture.m_step,
-        far,
-        tolerance=1e-9,
-        max_steps=500,
-    )
+    fit = fitted(far)
     assert fit.converged
     assert jnp.isneginf(fit.params.logits[0])
-    two = gaussian_mixture.GaussianMixture(*(leaf[1:] for leaf in far))
-    alone = em.fit(
-        lambda params: gaussian_mixture.e_step(params, clusters, chunk_size=64),
-        gaussian_mixture.m_step,
-        two,
-        tolerance=1e-9,
-        max_steps=500,
-    )
+    alone = fitted(gaussian_mixture.GaussianMixture(*(leaf[1:] for leaf in far)))
     last, other = (each.bounds[each.num_steps - 1] for each in (fit, alone))
     np.testing.assert_allclose(last, other, rtol=1e-8)
 
