@@ -108,7 +108,7 @@ def test_a_unit_shifts_the_bound_by_its_logarithm_and_changes_nothing_else(name,
 
     @jax.jit
     def trained(x):
-        params = model.init(key, x)
+        start = params = model.init(key, x)
 
         def loss(p):
             return -jnp.mean(model.elbo_terms(key, p, x).elbo)
@@ -118,10 +118,11 @@ def test_a_unit_shifts_the_bound_by_its_logarithm_and_changes_nothing_else(name,
             step = jax.tree.map(lambda g: 1e-2 * jnp.tanh(g), jax.grad(loss)(params))
             params = jax.tree.map(jnp.subtract, params, step)
         drawn = model.sample(key, params, 5)
-        return params, model.elbo_terms(key, params, x).elbo, drawn
+        units = [each.get("base", each)["unit"] for each in (start, params)]
+        return units, model.elbo_terms(key, params, x).elbo, drawn
 
-    params, elbo, drawn = trained(x)
-    moved, moved_elbo, moved_drawn = trained(other)
+    units, elbo, drawn = trained(x)
+    moved_units, moved_elbo, moved_drawn = trained(other)
     expected = elbo - np.sum(np.log(SCALE))
     # The shift costs digits, 1e6 beside 1e4 in float32.
     np.testing.assert_allclose(moved_elbo, expected, atol=0.02)
@@ -129,10 +130,8 @@ def test_a_unit_shifts_the_bound_by_its_logarithm_and_changes_nothing_else(name,
         (moved_drawn - SHIFT[None]) / SCALE[None], drawn, atol=0.02
     )
     # The unit itself is never learned.
-    for before, after in ((x, params), (other, moved)):
-        start = model.init(key, before)
-        start, after = (each.get("base", each)["unit"] for each in (start, after))
-        chex.assert_trees_all_equal(start, after)
+    chex.assert_trees_all_equal(*units)
+    chex.assert_trees_all_equal(*moved_units)
 
 
 def test_what_is_missing_is_read_as_the_mean_in_any_unit(key):
