@@ -565,8 +565,13 @@ def test_temperatures_that_do_not_rise_to_one_have_no_weight(key, temperatures):
     log_w, _ = annealed.forward(key, path, lambda key: jax.random.normal(key, (2,)))
     assert jnp.isnan(log_w)
     assert jnp.isnan(annealed.backward(key, path, jnp.zeros(2)))
-    kept = gaussian_path([0.0, 0.5, 0.5, 1.0])
-    assert jnp.isfinite(annealed.backward(key, kept, jnp.zeros(2)))
+    for kept in (
+        [0.0, 0.5, 0.5, 1.0],
+        jnp.cumsum(jnp.ones(70) / 70),  # 1 but for rounding
+        jnp.linspace(0.0, 1.0, 71)[1:],
+    ):
+        path = gaussian_path(kept)
+        assert jnp.isfinite(annealed.backward(key, path, jnp.zeros(2)))
 
 
 def test_a_path_has_a_step_size_for_each_temperature(key, unchecked):
