@@ -567,7 +567,7 @@ def test_temperatures_that_do_not_rise_to_one_have_no_weight(key, temperatures):
     assert jnp.isnan(annealed.backward(key, path, jnp.zeros(2)))
     for kept in (
         [0.0, 0.5, 0.5, 1.0],
-        jnp.cumsum(jnp.ones(70) / 70),  # 1 but for rounding
+        jnp.cumsum(jnp.ones(100) / 100),  # 1 but for rounding
         jnp.linspace(0.0, 1.0, 71)[1:],
     ):
         path = gaussian_path(kept)
