@@ -69,7 +69,7 @@ def _require_comparable(finished: list[tuple[Path, dict]]) -> None:
     first_path, first = finished[0]
     for path, result in finished[1:]:
         for name in SAME:
-            before, after = (_of(each, name) for each in (first, result))
+            before, after = _of(first_path, first, name), _of(path, result, name)
             if before != after and name == "test_digest":
                 raise UserError(
                     f"{path} and {first_path} report on different examples of "
@@ -83,9 +83,14 @@ def _require_comparable(finished: list[tuple[Path, dict]]) -> None:
                 )
 
 
-def _of(result: dict, name: str) -> Any:
-    # A result of an earlier version does not say that it is not conditional.
-    return bool(result.get(name)) if name == "conditional" else result.get(name)
+def _of(path: Path, result: dict, name: str) -> Any:
+    if name in result or name not in ("conditional", "target"):
+        return result.get(name)
+    # A result of an earlier version: its configuration says it.
+    config, _ = directory.read_config(path)
+    if name == "conditional":
+        return config.model.conditional
+    return None if config.flow.target == "none" else config.flow.target
 
 
 def _draw(path: Path, finished: list[tuple[Path, dict]]) -> None:

@@ -525,6 +525,14 @@ COLUMNS = {
 }
 
 
+def test_names_that_do_not_fit_and_years_are_no_fault(tmp_path):
+    years = [f"{year},{year % 7}.5,1.{year % 3}" for year in range(1990, 2010)]
+    for names in ("a,b", "# measured in May", "a,b,c,d"):
+        (tmp_path / "table.csv").write_text("\n".join([names, *years]))
+        loaded = data.load("table", tmp_path, num_validation=0)
+        assert loaded.train.x.shape == (16, 3)
+
+
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_columns_that_measure_nothing_are_refused(tmp_path, kind):
     """A density gains as much as one likes by them."""
@@ -542,6 +550,9 @@ def test_a_number_of_levels_is_not_guessed(tmp_path):
     path = tmp_path / "own.npz"
     np.savez(path, x_train=x, x_test=x)
     with pytest.raises(UserError, match=r"integers up to 3, of .* store levels=4, or"):
+        data.load("own", tmp_path, num_validation=0)
+    np.savez(path, x_train=x - 2, x_test=x)
+    with pytest.raises(UserError, match="levels run from -2 to 3, outside 0"):
         data.load("own", tmp_path, num_validation=0)
     np.savez(path, x_train=x, x_test=x, levels=4)
     assert data.load("own", tmp_path, num_validation=0).levels == 4

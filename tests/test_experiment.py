@@ -174,6 +174,7 @@ def test_evaluate_gives_the_numbers_of_the_run(finished_run, tmp_path):
     for name in ("elbo_nats", "log_evidence_nats", "bits_per_dim"):
         np.testing.assert_allclose(numbers[name], result[name], rtol=1e-5)
     assert evaluate.main([str(finished_run), "--output", str(output)]) == 2
+    assert evaluate.main([str(finished_run), "--precision", "bfloat16"]) == 2
     assert evaluate.main([str(finished_run), "--split", "validation"]) == 0
 
 
@@ -271,6 +272,11 @@ def test_a_result_of_minus_infinity_stays_one(finished_run, tmp_path, capsys):
         },
     )
     assert json.loads(path.read_text())["elbo_nats"] == "-inf"
+    storage.write_json(tmp_path / "a.json", {"data": "inf", "elbo_nats": math.inf})
+    assert storage.read_json(tmp_path / "a.json") == {
+        "data": "inf",
+        "elbo_nats": math.inf,
+    }
     back = directory.read_result(other)
     assert back["elbo_nats"] == -math.inf
     assert back["elbo_stderr"] is None
@@ -367,6 +373,12 @@ def test_compare_prints_a_table_and_refuses_to_mix(finished_run, tmp_path, capsy
         ("target", "ring"),
         digest,
     ):
+        # A result of an earlier version says neither; its configuration does.
+        older = {key: result[key] for key in result if key not in ("target", name)}
+        if name == "conditional":
+            (other / "result.json").write_text(json.dumps(older))
+            assert compare.main([str(finished_run), str(other)]) == 0
+            capsys.readouterr()
         changed = {**result, name: value}
         (other / "result.json").write_text(json.dumps(changed))
         assert compare.main([str(finished_run), str(other)]) == 2
@@ -1215,3 +1227,18 @@ def test_the_json_of_a_result_has_no_nan(tmp_path):
 def test_a_split_that_is_none_is_refused(finished_run):
     with pytest.raises(UserError, match="split must be one of train, validation, test"):
         vgm.observations(finished_run, "valid")
+
+
+def test_a_run_that_was_begun_with_an_unread_flag_goes_on(
+    finished_run, tmp_path, capsys
+):
+    """As earlier versions began some; a new one is refused."""
+    run_dir = copied(finished_run, tmp_path)
+    content = json.loads((run_dir / "config.json").read_text())
+    content["config"]["latent"]["num_components"] = 7
+    (run_dir / "config.json").write_text(json.dumps(content))
+    arguments = [*QUICK, "--latent.num-components", "7", "--resume", "--run-dir"]
+    assert train.main([*arguments, str(run_dir)]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert train.main([*arguments, str(tmp_path / "new")]) == 2
+    assert "does not read it" in capsys.readouterr().err

@@ -568,7 +568,7 @@ def test_temperatures_that_do_not_rise_to_one_have_no_weight(key, temperatures):
     for kept in (
         [0.0, 0.5, 0.5, 1.0],
         jnp.cumsum(jnp.ones(100) / 100),  # 1 but for rounding
-        jnp.linspace(0.0, 1.0, 71)[1:],
+        annealed.sigmoid_schedule(10, sharpness=1.0),
     ):
         path = gaussian_path(kept)
         assert jnp.isfinite(annealed.backward(key, path, jnp.zeros(2)))

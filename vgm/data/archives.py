@@ -78,7 +78,7 @@ def _reals(path: Path, split: str, array: np.ndarray) -> np.ndarray:
 def _levels(path: Path, arrays: dict[str, np.ndarray], x: dict[str, np.ndarray]) -> int:
     lowest = min(int(array.min()) for array in x.values())
     highest = max(int(array.max()) for array in x.values())
-    if "levels" not in arrays and 1 < highest < 128:
+    if "levels" not in arrays and lowest >= 0 and 1 < highest < 128:
         raise UserError(
             f"{path}: integers up to {highest}, of an unknown number of levels; store "
             f"levels={highest + 1}, or levels=256 for bytes"

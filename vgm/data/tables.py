@@ -51,7 +51,11 @@ def load_csv(path: Path, *, missing: str = "none") -> Dataset:
     x = _numbers(path, rows[header:], missing)
     if len(x) < MIN_ROWS:
         raise UserError(f"{path} has {len(x)} rows; needs at least {MIN_ROWS}")
-    _require_varied(path, x, rows[0][1] if header else [""] * x.shape[1])
+    names = rows[0][1] if header else []
+    # A line of names may lack that of the rows' own, or be a comment.
+    if len(names) != x.shape[1]:
+        names = [""] * x.shape[1]
+    _require_varied(path, x, names)
     order = np.random.default_rng(0).permutation(len(x))
     tenth = len(x) // 10
     parts = np.split(x[order], [len(x) - 2 * tenth, len(x) - tenth])
@@ -67,7 +71,9 @@ def _require_varied(path: Path, x: np.ndarray, names: list[str]) -> None:
         if found.size < 2:
             held = f"{found[0]:g} in every row" if found.size else "empty"
             raise UserError(f"{where} is {held}, which has no density; remove it")
-        if np.array_equal(values, values[0] + np.arange(len(values))):
+        # From 0 or 1: years, say, may follow one another and be measurements.
+        steps = np.arange(len(values))
+        if values[0] in (0, 1) and np.array_equal(values, values[0] + steps):
             raise UserError(
                 f"{where} counts the rows; remove it (of pandas: "
                 "to_csv(..., index=False))"

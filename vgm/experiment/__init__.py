@@ -32,7 +32,9 @@ def run(config: configs.Config, reporter: Reporter | None = None) -> dict[str, A
     """
     reporter = reporter or Reporter()
     configs.validate(config)
-    configs.require_read(config)
+    # What was begun says what it was begun with.
+    if not directory.has_begun(directory.run_directory(config)):
+        configs.require_read(config)
     experiment = prepare(config)
     config = experiment.config
     if not directory.has_begun(directory.run_directory(config)):

@@ -15,6 +15,9 @@ from vgm.data.files import DAMAGED
 from vgm.errors import UserError
 from vgm.types import Params
 
+MEASURED = ("_nats", "_stderr", "_dim", "_by_step")
+"""Ends of the names of numbers that may be infinite."""
+
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all.
@@ -57,7 +60,10 @@ def read_json(path: Path) -> Any:
 
 def _infinite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _infinite(item) for key, item in value.items()}
+        return {
+            key: _infinite(item) if key.endswith(MEASURED) else item
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [_infinite(item) for item in value]
     return float(value) if value in ("inf", "-inf") else value
