@@ -155,18 +155,12 @@ def _exact(result: dict) -> bool:
     return bool(result["is_exact"])
 
 
-_EVIDENCE = {
-    False: ("log_evidence_nats", "log_evidence_stderr"),
-    True: ("elbo_nats", "elbo_stderr"),
-}
-"""Names of mean and error of the evidence, by whether the ELBO is exact."""
-
-
 def _row(name: str, result: dict, difference: str, *, bits: bool) -> list[str]:
+    evidence = "elbo" if _exact(result) else "log_evidence"
     row = [
         _name(name, result),
         _measured(result, "elbo_nats", "elbo_stderr", 2),
-        _measured(result, *_EVIDENCE[_exact(result)], 2),
+        _measured(result, f"{evidence}_nats", f"{evidence}_stderr", 2),
         "exact" if _exact(result) else str(result["num_importance_samples"] or "-"),
         difference,
     ]

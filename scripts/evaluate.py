@@ -82,11 +82,6 @@ def changed(config: configs.Config, args: Arguments) -> configs.Config:
     """The run's configuration with what the flags change of its evaluation."""
     model, evaluation = config.model, config.evaluation
     if args.precision is not None:
-        if model.family != "diffusion":
-            raise UserError(
-                f"--precision is for model.family diffusion; {model.family!r} does not "
-                "read it"
-            )
         model = dataclasses.replace(model, precision=args.precision)
     if args.num_importance_samples is not None:
         count = args.num_importance_samples
@@ -96,7 +91,9 @@ def changed(config: configs.Config, args: Arguments) -> configs.Config:
         evidence = True
     if evidence is not None:
         evaluation = dataclasses.replace(evaluation, evidence=evidence)
-    return dataclasses.replace(config, model=model, evaluation=evaluation)
+    after = dataclasses.replace(config, model=model, evaluation=evaluation)
+    configs.require_read(after, before=config)
+    return after
 
 
 if __name__ == "__main__":

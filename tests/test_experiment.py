@@ -1240,5 +1240,6 @@ def test_a_run_that_was_begun_with_an_unread_flag_goes_on(
     arguments = [*QUICK, "--latent.num-components", "7", "--resume", "--run-dir"]
     assert train.main([*arguments, str(run_dir)]) == 0
     assert "finished already" in capsys.readouterr().out
+    assert evaluate.main([str(run_dir), "--num-importance-samples", "2"]) == 0
     assert train.main([*arguments, str(tmp_path / "new")]) == 2
     assert "does not read it" in capsys.readouterr().err

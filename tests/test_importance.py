@@ -577,8 +577,13 @@ def test_temperatures_that_do_not_rise_to_one_have_no_weight(key, temperatures):
 def test_a_path_has_a_step_size_for_each_temperature(key, unchecked):
     for sizes in (jnp.full(3, 0.3), jnp.asarray(0.3)):
         path = gaussian_path([0.5, 1.0], sizes)
-        with pytest.raises(ValueError, match=r"must have one shape, .*step_sizes"):
-            annealed.Path.increments(path)
+        for run in (
+            lambda path: annealed.forward(key, path, sample_prior),
+            lambda path: annealed.backward(key, path, jnp.zeros(2)),
+            lambda path: annealed.tune(key, path, sample_prior),
+        ):
+            with pytest.raises(ValueError, match=r"must have one shape, .*step_sizes"):
+                run(path)
 
 
 def test_annealed_weights_are_not_differentiated(key):

@@ -1,6 +1,7 @@
 """What a configuration reads, held against the programs that it makes."""
 
 import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,7 @@ CHANGES = {
         "model.attention": (),
     },
 }
+BARE = configs.Config(preset="")
 SMALL = {"ladder-mnist": {"latent.sides": (4, 8), "latent.layers": (1, 1)}}
 
 
@@ -185,18 +187,20 @@ def test_what_is_refused_changes_nothing_and_what_is_not_does(case):
 def test_all_that_is_refused_somewhere_has_another_value():
     for start, where in READERS:
         assert any(flag.startswith(start) for flag in OTHERS), start
-        for field in where:
-            assert field.replace("-", "_").split(".")[1]
+        for field, readers in where.items():
+            section, name = field.split(".")
+            kind = typing.get_type_hints(type(getattr(BARE, section)))[name]
+            assert set(readers) <= set(typing.get_args(kind)), field
 
 
 @pytest.mark.parametrize("preset", configs.PRESETS)
 def test_presets_are_not_asked_what_they_read(preset):
-    configs.require_read(configs.PRESETS[preset][1])
+    assert not is_refused(configs.PRESETS[preset][1])
 
 
 def test_an_architecture_leaves_what_its_preset_says_unread():
     config = changed(configs.PRESETS["vdm-digits"][1], CHANGES["vdm-unet"])
-    configs.require_read(config)
+    assert not is_refused(config)
     with pytest.raises(UserError, match=r"model\.multipliers .* 'vdm-unet' does not"):
         configs.require_read(changed(config, {"model.multipliers": (1, 2)}))
     vae = configs.PRESETS["vae-digits"][1]

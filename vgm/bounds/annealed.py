@@ -161,14 +161,15 @@ def forward(
         TypeError: If it is differentiated.
     """
     key_base, key_chain = jax.random.split(key)
-    keys = jax.random.split(key_chain, len(path.step_sizes))
+    increments = path.increments()
+    keys = jax.random.split(key_chain, len(increments))
 
     def step(z: Latent, inputs: tuple[Array, ...]) -> tuple[Latent, Scalar]:
         key, b, increment, step_size = inputs
         log_ratio = increment * (path.log_target(z) - path.log_base(z))
         return _transition(key, path, z, b, step_size)[0], log_ratio
 
-    inputs = (keys, path.inverse_temperatures, path.increments(), path.step_sizes)
+    inputs = (keys, path.inverse_temperatures, increments, path.step_sizes)
     z, log_ratios = jax.lax.scan(step, sample_base(key_base), inputs)
     return _value(jnp.sum(log_ratios)), _value(z)
 
@@ -196,6 +197,7 @@ def backward(
         TypeError: If it is differentiated.
     """
     key_refresh, key_chain = jax.random.split(key)
+    increments = path.increments()
 
     def refresh(n: Array, z: Latent) -> Latent:
         key = jax.random.fold_in(key_refresh, n)
@@ -203,14 +205,14 @@ def backward(
         return _transition(key, path, z, b, step_size)[0]
 
     z = jax.lax.fori_loop(0, num_refreshments, refresh, z)
-    keys = jax.random.split(key_chain, len(path.step_sizes))
+    keys = jax.random.split(key_chain, len(increments))
 
     def step(z: Latent, inputs: tuple[Array, ...]) -> tuple[Latent, Scalar]:
         key, b, increment, step_size = inputs
         z, _ = _transition(key, path, z, b, step_size)
         return z, increment * (path.log_target(z) - path.log_base(z))
 
-    inputs = (keys, path.inverse_temperatures, path.increments(), path.step_sizes)
+    inputs = (keys, path.inverse_temperatures, increments, path.step_sizes)
     _, log_ratios = jax.lax.scan(step, z, inputs, reverse=True)
     return _value(jnp.sum(log_ratios))
 
@@ -238,6 +240,9 @@ def tune(
 
     Returns:
         The path, ``step_sizes`` replaced.
+
+    Raises:
+        ValueError: If the path's arrays are not alike.
     """
     key_base, key_chain = jax.random.split(key)
     z = jax.vmap(sample_base)(jax.random.split(key_base, num_chains))
@@ -257,7 +262,7 @@ def tune(
         )
         return state, state[1]
 
-    keys = jax.random.split(key_chain, len(path.step_sizes))
+    keys = jax.random.split(key_chain, len(path.increments()))
     start = (z, jnp.log(path.step_sizes[0]))
     inputs = (keys, path.inverse_temperatures)
     _, log_steps = jax.lax.scan(temperature, start, inputs)

@@ -78,7 +78,7 @@ READERS: tuple[tuple[str, Where], ...] = (
 """Beginnings of names, and values of other fields of which one must be there."""
 
 
-def require_read(config: Config) -> None:
+def require_read(config: Config, *, before: Config | None = None) -> None:
     """Refuse what was set and changes nothing.
 
     What its preset says, and the defaults, are not asked about: with another
@@ -86,13 +86,15 @@ def require_read(config: Config) -> None:
 
     Args:
         config: Configuration.
+        before: One that it was made from, whose values are not asked about either.
 
     Raises:
         UserError: Naming the first such field, and what would read it.
     """
     values = dict(flatten(to_dict(config)))
     _, preset = PRESETS.get(config.preset, ("", Config(preset="")))
-    given = [dict(flatten(to_dict(base))) for base in (preset, Config(preset=""))]
+    bases = (preset, Config(preset=""), before or preset)
+    given = [dict(flatten(to_dict(base))) for base in bases]
     for start, where in READERS:
         for name, value in values.items():
             is_set = name.startswith(start) and all(value != own[name] for own in given)
