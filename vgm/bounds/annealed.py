@@ -275,10 +275,6 @@ def _value(x: Array) -> Array:
     return x
 
 
-def _forward(x: Array) -> tuple[Array, None]:
-    return x, None
-
-
 def _backward(_: None, cotangent: Array) -> tuple[Array]:
     raise TypeError(
         "annealed importance sampling has no derivative: its transitions accept and "
@@ -286,7 +282,7 @@ def _backward(_: None, cotangent: Array) -> tuple[Array]:
     )
 
 
-_value.defvjp(_forward, _backward)
+_value.defvjp(lambda x: (x, None), _backward)
 
 
 def _transition(
