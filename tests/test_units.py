@@ -75,6 +75,15 @@ def real_models():
     shared = {"likelihood": "normal", "hidden": (16,), "event_shape": SHAPE}
     vae = models.vae.mlp(latent_dim=2, **shared)
     family = models.likelihoods.likelihood("normal")
+    head = models.heads.head("v", levels=0)
+    diffusion = models.diffusion.Diffusion(
+        models.denoisers.MLPDenoiser(8, 1, 1),
+        head,
+        models.heads.decoder("normal", head, levels=0),
+        models.noise.schedule("learned-linear", -3.0, 3.0),
+        event_shape=SHAPE,
+        num_steps=5,
+    )
     made = models.made.MADE((8,), family.num_outputs, use_output_bias=False)
     ladder = models.hierarchical_vae.ladder(
         event_shape=SHAPE,
@@ -93,6 +102,7 @@ def real_models():
         "markov": models.hierarchical_vae.markov(
             models.vae.mlp(latent_dim=2, **shared), latent_dims=(2, 1), hidden=(8,)
         ),
+        "diffusion": diffusion,
         "made": models.autoregressive.Autoregressive(made, family, SHAPE),
     }
 

@@ -15,9 +15,6 @@ from vgm.experiment.building import DataForm, build_model
 from vgm.models import GenerativeModel
 from vgm.types import Batch, Masked, Params, PRNGKey
 
-MAX_SIZE = 100.0
-"""Greatest real number that a diffusion takes."""
-
 
 class Experiment(NamedTuple):
     """A configuration with its data and model at hand.
@@ -63,7 +60,9 @@ def prepare(config: configs.Config) -> Experiment:
     observations.require_observable(dataset, config.data.observation)
     if config.data.observation == "binary" and config.data.binarization == "static":
         dataset = observations.binarize_once(dataset)
-    _require_in_range(config, dataset)
+    if config.model.family == "flow":
+        for name in ("train", "validation"):
+            _require_support(name, getattr(dataset, name), config.flow.transform)
     form = data_form(dataset)
     model = build_model(config, form)
     if config.model.conditional:
@@ -84,20 +83,6 @@ def prepare(config: configs.Config) -> Experiment:
             )
         training = observations.mirrored(observe)
     return Experiment(config, form, dataset, model, observe, training)
-
-
-def _require_in_range(config: configs.Config, dataset: data.Dataset) -> None:
-    if config.model.family == "flow":
-        for name in ("train", "validation"):
-            _require_support(name, getattr(dataset, name), config.flow.transform)
-    x = dataset.train.x
-    # A diffusion adds noise of size 1 to the numbers as they are.
-    of_reals = config.model.family == "diffusion" and not dataset.levels
-    if of_reals and np.abs(x).max() > MAX_SIZE:
-        raise UserError(
-            f"model.family 'diffusion' needs reals of about 1, at most {MAX_SIZE:g}; "
-            f"the train split runs from {x.min():g} to {x.max():g}; standardise them"
-        )
 
 
 def _require_support(name: str, split: data.Split | None, transform: str) -> None:

@@ -73,12 +73,14 @@ class Diffusion:
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
         """Parameters; the output bias fits each coordinate of x alone."""
         one = jax.tree.map(lambda leaf: leaf[:1], (x, condition))
-        z = self.decoder.features(one[0])
+        unit = self.decoder.init(x)
+        z = jax.vmap(self.decoder.features, (0, None))(one[0], unit)
         context = conditions.vectors(one[1], self.num_classes)
         return {
             "network": self.network.init(key, z, jnp.zeros(1), context, train=False),
             "output_bias": self.head.initial_bias(x),
             "schedule": self.schedule.init(),
+            "unit": unit,
         }
 
     def outputs(
@@ -122,9 +124,8 @@ class Diffusion:
             return self.head.predict(outputs, z, gamma)
 
         def log_likelihood(z_0: Event) -> Scalar:
-            gamma_0, _ = self._ends(params)
-            outputs = self.outputs(params, z_0, gamma_0, condition, dropout_key=keys[1])
-            return self.decoder.log_prob(x, z_0, gamma_0, outputs)
+            given = self._given(params, z_0, condition, keys[1])
+            return self.decoder.log_prob(x, *given)
 
         schedule = self.schedule.build(params["schedule"])
         return bound.Chain(
@@ -200,36 +201,23 @@ class Diffusion:
         condition: Condition,
     ) -> ElboTerms:
         chain = self.chain(params, x, condition, dropout_key=key_dropout)
-        features = self.decoder.features(x)
+        features = self.decoder.features(x, params["unit"])
         if self.train_num_steps == 0:
             return bound.continuous_terms(key, features, t[None], chain)
-        num_steps = self.train_num_steps
-        return bound.sampled_terms(
-            key, features, t[None], chain, num_steps=num_steps, chunk_size=1
-        )
+        settings = {"num_steps": self.train_num_steps, "chunk_size": 1}
+        return bound.sampled_terms(key, features, t[None], chain, **settings)
 
     def _evaluation_terms(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition
     ) -> ElboTerms:
-        chain, features = self.chain(params, x, condition), self.decoder.features(x)
+        chain = self.chain(params, x, condition)
+        features = self.decoder.features(x, params["unit"])
+        settings = {"num_steps": self.num_steps, "chunk_size": self.chunk_size}
         if self.num_times == 0:
-            return bound.discrete_terms(
-                key,
-                features,
-                chain,
-                num_steps=self.num_steps,
-                chunk_size=self.chunk_size,
-            )
+            return bound.discrete_terms(key, features, chain, **settings)
         key_t, key = jax.random.split(key)
         t = times.low_discrepancy_times(key_t, self.num_times)
-        return bound.sampled_terms(
-            key,
-            features,
-            t,
-            chain,
-            num_steps=self.num_steps,
-            chunk_size=self.chunk_size,
-        )
+        return bound.sampled_terms(key, features, t, chain, **settings)
 
     def log_weight(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
@@ -238,7 +226,7 @@ class Diffusion:
 
         def one(key: PRNGKey, x: Any, condition: Condition) -> Scalar:
             chain = self.chain(params, x, condition)
-            features = self.decoder.features(x)
+            features = self.decoder.features(x, params["unit"])
             return trajectories.log_weight(
                 key, features, chain, num_steps=self.num_steps
             )
@@ -258,9 +246,8 @@ class Diffusion:
         def one(key: PRNGKey, condition: Condition) -> Any:
             key_chain, key_x = jax.random.split(key)
             z_0 = self._draw(samplers.sample, key_chain, params, condition)
-            gamma_0, _ = self._ends(params)
-            outputs = self.outputs(params, z_0, gamma_0, condition)
-            return self.decoder.sample(key_x, z_0, gamma_0, outputs)
+            given = self._given(params, z_0, condition, None)
+            return self.decoder.sample(key_x, *given)
 
         return jax.vmap(one)(jax.random.split(key, num_samples), condition)
 
@@ -271,7 +258,7 @@ class Diffusion:
         num_samples: int,
         condition: Condition = None,
     ) -> tuple[Any, Any]:
-        """The z_s, and the x_hat, on the way to what ``sample`` draws from this key."""
+        """On the way to a sample of this key: z_s and x_hat, both as latents."""
 
         def one(key: PRNGKey, condition: Condition) -> tuple[Array, Array]:
             key_chain, _ = jax.random.split(key)
@@ -294,6 +281,18 @@ class Diffusion:
             num_steps=self.num_steps,
             step=samplers.ddim_step(self.eta),
         )
+
+    def _given(
+        self,
+        params: Params,
+        z_0: Event,
+        condition: Condition,
+        dropout_key: PRNGKey | None,
+    ) -> tuple[Params, Event, Scalar, Outputs]:
+        """What the decoder is given."""
+        gamma_0, _ = self._ends(params)
+        outputs = self.outputs(params, z_0, gamma_0, condition, dropout_key=dropout_key)
+        return params["unit"], z_0, gamma_0, outputs
 
     def _ends(self, params: Params) -> tuple[Scalar, Scalar]:
         schedule = self.schedule.build(params["schedule"])

@@ -58,12 +58,24 @@ def initial(family: Likelihood, x: Any) -> Params:
     if family.moments is None:
         return {"output_bias": family.initial_bias(x)}
     mean, std = family.moments(x)
-    changes = std > 0.0
-    start = jnp.where(changes, 0.0, math.log(MIN_STD))
+    start = jnp.where(std > 0.0, 0.0, math.log(MIN_STD))
     return {
         "output_bias": jnp.stack([jnp.zeros_like(mean), start], axis=-1),
-        "unit": {"mean": mean, "log_std": jnp.log(jnp.where(changes, std, 1.0))},
+        "unit": unit(mean, std),
     }
+
+
+def unit(mean: Event, std: Event) -> Params:
+    """In what reals are read: less their mean, over their standard deviation.
+
+    Args:
+        mean: Of each coordinate.
+        std: Likewise; a number that never changes is read less its constant.
+
+    Returns:
+        Parameters that are not learned.
+    """
+    return {"mean": mean, "log_std": jnp.log(jnp.where(std > 0.0, std, 1.0))}
 
 
 def features(

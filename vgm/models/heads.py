@@ -23,9 +23,9 @@ from jaxtyping import Array, Float
 from vgm.densities import categorical, discretized_normal, normal
 from vgm.densities.levels import scale_levels
 from vgm.errors import UserError
-from vgm.models import likelihoods
+from vgm.models import families, likelihoods
 from vgm.processes import gaussian
-from vgm.types import PRNGKey, Scalar
+from vgm.types import Params, PRNGKey, Scalar
 
 Event = Float[Array, "*event"]
 Outputs = Float[Array, "*event outputs"]
@@ -53,14 +53,16 @@ class Decoder(NamedTuple):
     """p(x | z_0), given the network's outputs at z_0.
 
     Attributes:
-        features: x on the scale of the latents.
-        log_prob: (x, z_0, gamma_0, outputs) to nats.
-        sample: (key, z_0, gamma_0, outputs) to x.
+        init: A batch of x to the unit of reals, which is not learned; {} for levels.
+        features: (x, unit) to x on the scale of the latents.
+        log_prob: (x, unit, z_0, gamma_0, outputs) to nats, on the scale of x.
+        sample: (key, unit, z_0, gamma_0, outputs) to x.
     """
 
-    features: Callable[[Any], Event]
-    log_prob: Callable[[Any, Event, Scalar, Outputs], Scalar]
-    sample: Callable[[PRNGKey, Event, Scalar, Outputs], Any]
+    init: Callable[[Any], Params]
+    features: Callable[[Any, Params], Event]
+    log_prob: Callable[[Any, Params, Event, Scalar, Outputs], Scalar]
+    sample: Callable[[PRNGKey, Params, Event, Scalar, Outputs], Any]
 
 
 def head(name: str, *, levels: int, degree: int = 0) -> Head:
@@ -126,8 +128,8 @@ def decoder(name: str, head: Head, *, levels: int) -> Decoder:
         name: "categorical": what z_0 says of each level, with the network's logits
             where the head is categorical (Kingma et al. 2021);
             "discretized_normal": a normal in bins around the predicted x (Ho et al.
-            2020, eq. 13); "normal": for reals, a normal around z_0 / alpha_0. The
-            noise of z_0 gives both normals their width, exp(gamma_0 / 2).
+            2020, eq. 13); "normal": for reals, a normal around z_0 / alpha_0 in the
+            unit of each. The noise of z_0 gives both their width, exp(gamma_0 / 2).
         head: Head.
         levels: Number of integer levels; 0 for reals.
 
@@ -146,7 +148,7 @@ def decoder(name: str, head: Head, *, levels: int) -> Decoder:
     if name == "normal":
         return _normal_decoder()
 
-    def scale(x: Any) -> Event:
+    def scale(x: Any, _: Params) -> Event:
         return scale_levels(x, levels=levels)
 
     if name == "discretized_normal":
@@ -157,9 +159,12 @@ def decoder(name: str, head: Head, *, levels: int) -> Decoder:
             return x_hat, jnp.full_like(z, 0.5 * gamma)
 
         return Decoder(
+            lambda x: {},
             scale,
-            lambda x, *at: discretized_normal.log_prob(x, *around(*at), levels=levels),
-            lambda key, *at: discretized_normal.sample(
+            lambda x, _, *at: discretized_normal.log_prob(
+                x, *around(*at), levels=levels
+            ),
+            lambda key, _, *at: discretized_normal.sample(
                 key, *around(*at), levels=levels
             ),
         )
@@ -172,9 +177,10 @@ def decoder(name: str, head: Head, *, levels: int) -> Decoder:
         return evidence + outputs if outputs.shape[-1] == levels else evidence
 
     return Decoder(
+        lambda x: {},
         scale,
-        lambda x, *at: categorical.log_prob(x, logits(*at)),
-        lambda key, *at: categorical.sample(key, logits(*at)),
+        lambda x, _, *at: categorical.log_prob(x, logits(*at)),
+        lambda key, _, *at: categorical.sample(key, logits(*at)),
     )
 
 
@@ -188,12 +194,25 @@ def _level_values(levels: int) -> Float[Array, " levels"]:
 
 
 def _normal_decoder() -> Decoder:
-    def around(z: Event, gamma: Scalar, outputs: Outputs) -> tuple[Event, Event]:
+    def around(
+        unit: Params, z: Event, gamma: Scalar, outputs: Outputs
+    ) -> tuple[Event, Event]:
         del outputs
-        return z / gaussian.alpha_sigma(gamma)[0], jnp.full_like(z, 0.5 * gamma)
+        mean, log_std = _fixed(unit)
+        along = z / gaussian.alpha_sigma(gamma)[0]
+        return mean + jnp.exp(log_std) * along, log_std + 0.5 * gamma
+
+    def features(x: Any, unit: Params) -> Event:
+        mean, log_std = _fixed(unit)
+        return (x - mean) * jnp.exp(-log_std)
 
     return Decoder(
-        lambda x: x,
+        lambda x: families.unit(*families.batch_moments(x)),
+        features,
         lambda x, *at: normal.log_prob(x, *around(*at)),
         lambda key, *at: normal.sample(key, *around(*at)),
     )
+
+
+def _fixed(unit: Params) -> tuple[Event, Event]:
+    return jax.lax.stop_gradient((unit["mean"], unit["log_std"]))

@@ -249,11 +249,8 @@ def least_variance(model: Diffusion) -> ValueAndGrad:
     Returns:
         The objective.
     """
-    axes = {
-        "network": None,
-        "output_bias": None,
-        "schedule": {"ends": None, "interior": 0},
-    }
+    one = {"ends": None, "interior": 0}
+    axes = {"network": None, "output_bias": None, "unit": None, "schedule": one}
 
     def loss(
         params: Params, interiors: Params, key: PRNGKey, batch: Batch
