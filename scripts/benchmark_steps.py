@@ -83,9 +83,7 @@ def measure(args: Arguments, config: configs.Config) -> dict[str, Any]:
     prepared = experiment.prepare(config)
     mesh, key = sharding.data_mesh(), jax.random.key(config.seed)
     sharding.require_divisible(config.train.batch_size, mesh)
-    stored = setup.stored_batch(
-        prepared.dataset.train, conditional=config.model.conditional
-    )
+    stored = setup.stored_batch(prepared, prepared.dataset.train)
     data = sharding.replicate(stored, mesh)
     optimizer = stepping.make_optimizer(config)
 

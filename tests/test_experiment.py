@@ -893,7 +893,7 @@ def test_iwae_is_chosen_by_its_own_bound(tmp_path):
     config, _ = directory.read_config(tmp_path / "run")
     prepared = experiment.prepare(config)
     _, params = vgm.load(tmp_path / "run")
-    stored = setup.stored_batch(prepared.dataset.validation, conditional=False)
+    stored = setup.stored_batch(prepared, prepared.dataset.validation)
     bounds = likelihood.example_bounds(
         setup.run_keys(config).validation,
         params,
@@ -1085,7 +1085,7 @@ def test_data_may_move_and_labels_are_data(tmp_path, capsys):
 def test_of_one_example_nothing_varies(finished_run):
     prepared = experiment.results.of_run(finished_run)
     _, params = vgm.load(finished_run)
-    test = setup.stored_batch(prepared.dataset.test, conditional=False)
+    test = setup.stored_batch(prepared, prepared.dataset.test)
 
     def active(count):
         some = jax.tree.map(lambda leaf: leaf[:count], test)

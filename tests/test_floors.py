@@ -145,6 +145,6 @@ def test_the_mathematics_imports_without_networks():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_files_and_functions_stay_small():
+def test_files_stay_small():
     for name, path in modules():
         assert len(path.read_text().splitlines()) <= 300, name

@@ -470,7 +470,6 @@ def test_a_repeated_layer_is_the_layers_in_turn(key):
     one = layers.chain(
         learned.actnorm(by_channel=False),
         learned.lu(),
-        learned.orthogonal(2),
         layers.fixed(linear.reverse()),
     )
     many = layers.repeat(one, 3)
@@ -647,10 +646,7 @@ def test_probes_estimate_the_divergence_without_bias(key, x64):
 
 def continuous_model(key):
     step = flows.Step((6,), "silu")
-    network = flows.velocity_network((2,), step)
-    model = flows.flow(
-        flows.continuous((2,), step, 1), event_shape=(2,), velocity=network
-    )
+    model = flows.flow(flows.continuous((2,), step, 1), event_shape=(2,))
     x = normals(key, (6, 2))
     return model, disturbed(jax.jit(model.init)(key, x), 0.3), x
 

@@ -274,6 +274,12 @@ def test_hmc_mixes_where_a_fixed_trajectory_is_half_a_period(x64, key):
     assert abs(np.corrcoef(start, end)[0, 1]) < 4 / np.sqrt(2000)
 
 
+def test_hmc_without_a_step_is_refused(key):
+    """A loop of none would still take the drift after its first half kick."""
+    with pytest.raises(ValueError, match="num_leapfrog must be at least 1"):
+        annealed.hmc(key, jnp.zeros(2), jnp.sum, step_size=jnp.ones(()), num_leapfrog=0)
+
+
 def test_hmc_refuses_a_trajectory_that_leaves_the_numbers(key):
     z, acceptance = whole(annealed.hmc)(
         key,

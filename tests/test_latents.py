@@ -224,7 +224,7 @@ def test_the_density_of_a_flow_posterior(x64, key, name):
     outputs = normals(key, (4, family.num_outputs))
     encoding = family.encoding(outputs)
     start = family.init(key, outputs[:1])
-    base = posteriors.Encoding(encoding.base_mean, encoding.base_log_std)
+    base = posteriors.DiagonalEncoding(encoding.base_mean, encoding.base_log_std)
     z, log_q = family.sample_and_log_prob(key, start, encoding)
     plain = whole(posteriors.diagonal(3))
     chex.assert_trees_all_close(log_q, plain.log_prob({}, base, z), rtol=1e-10)
@@ -242,7 +242,7 @@ def test_the_density_of_a_flow_posterior(x64, key, name):
 
     jacobian = whole(jax.jacobian(draw))(row.base_mean[0])
     log_base = plain.sample_and_log_prob(
-        key, {}, posteriors.Encoding(row.base_mean, row.base_log_std)
+        key, {}, posteriors.DiagonalEncoding(row.base_mean, row.base_log_std)
     )[1]
     one = family.sample_and_log_prob(key, params, row)[1]
     np.testing.assert_allclose(

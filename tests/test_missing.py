@@ -242,7 +242,7 @@ def test_surgery_of_a_known_aggregate(x64, key):
     average = jnp.asarray(3.0)
 
     def parts(mean, log_std):
-        encoding = models.vae.Encoding(mean, log_std)
+        encoding = models.vae.DiagonalEncoding(mean, log_std)
         return whole(surgery.elbo_surgery)(key, {}, encoding, average, model=model)
 
     narrow = np.full((num_examples, 1), -5.0)
@@ -267,7 +267,7 @@ def test_surgery_equals_quadrature_for_two_posteriors(x64, key):
     ratio = densities * np.log(densities / mixture)
     expected = (ratio.mean(0)).sum() * (grid[1] - grid[0])
     # Many copies of the two: the same aggregate, more draws.
-    encoding = models.vae.Encoding(
+    encoding = models.vae.DiagonalEncoding(
         jnp.asarray(np.tile(pair, 1000))[:, None], jnp.full((2000, 1), jnp.log(0.7))
     )
     found = surgery.elbo_surgery(key, {}, encoding, jnp.ones(()), model=model)

@@ -45,7 +45,7 @@ def kl_normal(
         The divergence, summed over coordinates.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same(
         "kl_normal",
@@ -78,7 +78,7 @@ def kl_standard_normal(
         The divergence, summed over coordinates.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same("kl_standard_normal", q_mean=q_mean, q_log_std=q_log_std)
     return sum_half_expm1_minus(2.0 * q_log_std, plus=0.5 * q_mean**2)
@@ -113,7 +113,7 @@ def kl_multivariate_normal(
         The divergence.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same("kl_multivariate_normal", q_mean=q_mean, p_mean=p_mean)
     for name, factor in (("q_cholesky", q_cholesky), ("p_cholesky", p_cholesky)):
@@ -161,7 +161,7 @@ def kl_categorical(
         The divergence, summed over coordinates.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same("kl_categorical", q_logits=q_logits, p_logits=p_logits)
     log_total = jax.nn.logsumexp(q_logits, axis=-1, keepdims=True)
@@ -213,7 +213,7 @@ def kl_bernoulli(
         The divergence, summed over coordinates.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same("kl_bernoulli", q_logits=q_logits, p_logits=p_logits)
     q_logits, p_logits = q_logits.ravel(), p_logits.ravel()

@@ -7,27 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Logarithm of 1 - exp(-x) for x > 0.
-
-    By ``expm1`` for a small x and by ``log1p`` for a large one (Maechler 2012).
-
-    >>> import jax.numpy as jnp
-    >>> float(log1mexp(jnp.log(jnp.asarray(2.0))))
-    -0.6931
-
-    Args:
-        x: Positive numbers.
-
-    Returns:
-        log(1 - exp(-x)), elementwise; -inf at 0.
-    """
-    log2 = math.log(2.0)
-    # Both branches are evaluated: each sees only inputs inside its range.
-    near = jnp.log(-jnp.expm1(-jnp.minimum(x, log2)))
-    return jnp.where(x < log2, near, jnp.log1p(-jnp.exp(-jnp.maximum(x, log2))))
-
-
 @jax.custom_jvp
 def softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """log(1 + exp(x)), without overflow; its derivative is sigmoid(x).

@@ -1,13 +1,23 @@
 """Names of arrays, and the batch that every model is trained and evaluated on."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Key
 
 Scalar = Float[Array, ""]
+Event = Float[Array, "*event"]
+"""Reals of one example."""
+
+Values = Float[Array, " batch"]
+"""A number for each example."""
+
 PRNGKey = Key[Array, ""]
 Params = Any
 """A pytree of arrays: the parameters of a model."""
+
+Observe = Callable[[PRNGKey, Any], Any]
+"""Maps stored values to what the model observes (scaling, a fresh binarisation)."""
 
 Condition = Any
 """A pytree of arrays with a leading batch axis (labels, vectors), or None."""

@@ -5,11 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from vgm.types import Scalar
+from vgm.types import Event, Scalar
 
-Event = Float[Array, "*event"]
 Map = Callable[[Any], tuple[Any, Scalar]]
 
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.shapes import require, require_same
+from vgm.shapes import require, require_positive, require_same
 from vgm.types import PRNGKey, Scalar
 
 Latent = Float[Array, " latent"]
@@ -36,8 +36,7 @@ class Path(NamedTuple):
     Attributes:
         log_base: log q(z), normalised.
         log_target: log p(x, z).
-        inverse_temperatures: b_1 .. b_T, never falling, the last 1: of others the
-            weights are NaN.
+        inverse_temperatures: b_1 .. b_T rising to 1; of others the weights are NaN.
         step_sizes: Step size of the transition at each of them.
         num_leapfrog: Leapfrog steps of a transition.
     """
@@ -114,7 +113,11 @@ def hmc(
 
     Returns:
         Where it ends, and the probability of acceptance.
+
+    Raises:
+        ValueError: If there is no leapfrog step.
     """
+    require_positive(num_leapfrog=num_leapfrog)
     key_momentum, key_step, key_accept = jax.random.split(key, 3)
     jitter = jax.random.uniform(key_step, dtype=z.dtype, minval=0.5, maxval=1.5)
     step_size = step_size * jitter

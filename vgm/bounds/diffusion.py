@@ -30,9 +30,7 @@ from vgm.processes.gaussian import Parameterisation
 from vgm.processes.schedules import Schedule
 from vgm.processes.times import grid_time, step_of
 from vgm.shapes import require, require_positive
-from vgm.types import PRNGKey, Scalar
-
-Event = Float[Array, "*event"]
+from vgm.types import Event, PRNGKey, Scalar
 
 
 class Chain(NamedTuple):

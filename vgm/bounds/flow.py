@@ -15,15 +15,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from vgm.bijections import Bijection
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
 from vgm.numerics import log_sigmoid
 from vgm.shapes import require
-from vgm.types import PRNGKey, Scalar
+from vgm.types import Event, PRNGKey, Scalar
 
-Event = Float[Array, "*event"]
 LogProb = Callable[[Event], Scalar]
 
 

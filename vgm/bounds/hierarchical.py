@@ -112,7 +112,7 @@ def markov_terms(
         expectation.
 
     Raises:
-        ValueError: If likelihood and prior matching have other shapes.
+        ValueError: If likelihood and prior matching differ in shape.
     """
     key_first, *keys = jax.random.split(key, 1 + len(stacks))
     z = first.sample(key_first, x)

@@ -238,6 +238,7 @@ def stream(
         ValueError: If ``num_samples`` or ``chunk_size`` is less than 1.
     """
     require_positive(num_samples=num_samples, chunk_size=chunk_size)
+    chunk_size = min(chunk_size, num_samples)
     shape = jax.eval_shape(log_weight, key).shape
     draw = jax.vmap(lambda index: log_weight(jax.random.fold_in(key, index)))
     num_chunks, rest = divmod(num_samples, chunk_size)

@@ -60,6 +60,19 @@ def _float32(value: float) -> float:
         return float(np.float32(value))
 
 
+def _all_positive(values: tuple[int, ...]) -> bool:
+    return len(values) > 0 and min(values) >= 1
+
+
+_EACH = "one number of at least 1 for each resolution"
+_SIZES = (
+    ("model.multipliers", _EACH),
+    ("latent.hidden", "one width of at least 1, or several"),
+    ("latent.dims", "one size of at least 1 for each layer"),
+    ("latent.sides", _EACH),
+    ("latent.layers", _EACH),
+)
+
 _CHECKS: tuple[Check, ...] = (
     *((name, lambda v: v >= 1, "at least 1") for name in _AT_LEAST_ONE),
     *((name, lambda v: 0 <= v < float("inf"), "at least 0") for name in _NOT_NEGATIVE),
@@ -79,29 +92,7 @@ _CHECKS: tuple[Check, ...] = (
     # Of a greater seed a key would keep the last 32 bits.
     ("seed", lambda v: 0 <= v < 2**32, "from 0 to 2^32 - 1"),
     ("model.hidden", lambda v: all(width >= 1 for width in v), "widths of at least 1"),
-    (
-        "model.multipliers",
-        lambda v: len(v) > 0 and all(factor >= 1 for factor in v),
-        "one number of at least 1 for each resolution",
-    ),
-    (
-        "latent.hidden",
-        lambda v: len(v) > 0 and all(width >= 1 for width in v),
-        "one width of at least 1, or several",
-    ),
-    (
-        "latent.dims",
-        lambda v: len(v) > 0 and all(size >= 1 for size in v),
-        "one size of at least 1 for each layer",
-    ),
-    *(
-        (
-            name,
-            lambda v: len(v) > 0 and all(size >= 1 for size in v),
-            "one number of at least 1 for each resolution",
-        )
-        for name in ("latent.sides", "latent.layers")
-    ),
+    *((name, _all_positive, requirement) for name, requirement in _SIZES),
     ("latent.num-categories", lambda v: v >= 2, "at least 2"),
     ("flow.num-bins", lambda v: 2 <= v <= 500, "from 2 to 500"),
     ("diffusion.eta", lambda v: 0 <= v <= 1, "from 0 to 1"),
@@ -109,7 +100,7 @@ _CHECKS: tuple[Check, ...] = (
     ("diffusion.gamma-max", lambda v: -30 <= v <= 30, "from -30 to 30"),
 )
 
-_FAMILIES = {
+_LIKELIHOODS = {
     "levels": (
         "categorical",
         "discretized_logistic",
@@ -179,7 +170,7 @@ def validate(config: Config) -> None:
         _require_one_of(
             "model.likelihood",
             config.model.likelihood,
-            _FAMILIES[config.data.observation],
+            _LIKELIHOODS[config.data.observation],
             f"data.observation {config.data.observation!r}",
         )
     for holds, message in (*ANY, *COMBINATIONS.get(config.model.family, ())):

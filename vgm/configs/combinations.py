@@ -104,12 +104,14 @@ _FLOW: tuple[Combination, ...] = (
         "say",
     ),
 )
-_SCORE = ("score-function", "vimco", "straight-through")
+_FOR_CATEGORIES = ("score-function", "vimco", "straight-through")
 _VAE: tuple[Combination, ...] = (
     (
         lambda c: (
             c.latent.posterior != "categorical"
-            or (c.objective.gradient in _SCORE and c.latent.prior == "standard")
+            or (
+                c.objective.gradient in _FOR_CATEGORIES and c.latent.prior == "standard"
+            )
         ),
         "latent.posterior 'categorical' needs latent.prior 'standard' and "
         "objective.gradient score-function, vimco or straight-through: categories are "

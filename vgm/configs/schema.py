@@ -181,7 +181,7 @@ class FlowConfig:
     """What reals go through first; the last two, for positive numbers and for numbers
     between 0 and 1, are standardised then too."""
     noise: Literal["uniform", "variational"] = "uniform"
-    """Density of the noise that makes levels reals: uniform, or learned."""
+    """Density of the noise that makes levels reals: uniform, or of four couplings."""
     target: Literal["none", "banana", "ring"] = "none"
     """Unnormalised density in the plane to fit the flow to, with data.name nothing."""
 

@@ -20,8 +20,6 @@ import numpy as np
 from vgm.data.arrays import Dataset
 from vgm.errors import UserError
 
-OBSERVATIONS = ("levels", "binary", "grey-bernoulli", "density")
-BINARIZATIONS = ("static", "dynamic")
 STATIC_SEED = 0
 
 
@@ -30,7 +28,7 @@ def require_observable(dataset: Dataset, observation: str) -> None:
 
     Args:
         dataset: Data set.
-        observation: One of ``OBSERVATIONS``.
+        observation: One of those above.
 
     Raises:
         UserError: If they cannot.
@@ -86,9 +84,9 @@ def observer(
     """The function from stored values to observations, for use inside ``jit``.
 
     Args:
-        observation: One of ``OBSERVATIONS``.
+        observation: One of those above.
         levels: Number of stored levels.
-        binarization: One of ``BINARIZATIONS``; matters for "binary" only.
+        binarization: "static" or "dynamic"; for "binary" alone.
 
     Returns:
         A function of (key, stored values); only a fresh binarisation uses the key.

@@ -66,7 +66,7 @@ PLANE: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 def load_plane(name: str) -> Dataset:
     """50,000 training, 5,000 validation and 10,000 test points, always the same.
 
-    Of nothing, a fiftieth: they say how often a bound is drawn.
+    "nothing" has a fiftieth as many empty examples, each for one draw of a bound.
 
     Args:
         name: A name of ``PLANE``.

@@ -27,7 +27,7 @@ def log_prob(x: Float[Array, "*event"], logits: Float[Array, "*event"]) -> Scala
         The log mass, summed over coordinates.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same("bernoulli.log_prob", x=x, logits=logits)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.

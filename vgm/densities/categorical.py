@@ -26,7 +26,7 @@ def log_prob(x: Int[Array, "*event"], logits: Float[Array, "*event levels"]) -> 
         The log mass, summed over coordinates.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require("categorical.log_prob: logits", logits, (*x.shape, logits.shape[-1]))
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vgm.densities.levels import nearest_level, on_levels, scale_levels
-from vgm.numerics import log1mexp, log_sigmoid
+from vgm.numerics import log_sigmoid
 from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
@@ -45,7 +45,7 @@ def log_prob(
         The log mass, summed over coordinates.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
         TypeError: If x are no integers.
     """
     require_same("discretized_logistic.log_prob", x=x, mean=mean, log_scale=log_scale)
@@ -60,7 +60,9 @@ def log_prob(
         jnp.where(x < levels - 1, log_sigmoid(upper), 0.0)
         + jnp.where(x > 0, log_sigmoid(-lower), 0.0)
         + jnp.where(
-            (x > 0) & (x < levels - 1), log1mexp(2.0 * half_width * inverse_scale), 0.0
+            (x > 0) & (x < levels - 1),
+            jax.nn.log1mexp(2.0 * half_width * inverse_scale),
+            0.0,
         )
     )
     return jnp.sum(on_levels(log_mass, x, levels))
@@ -85,7 +87,7 @@ def sample(
         Levels, as int32.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same("discretized_logistic.sample", mean=mean, log_scale=log_scale)
     noise = jax.random.logistic(key, mean.shape, mean.dtype)

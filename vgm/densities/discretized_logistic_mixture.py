@@ -58,7 +58,7 @@ def log_prob(
         The log mass, summed over pixels.
 
     Raises:
-        ValueError: If the parameters have other shapes.
+        ValueError: If the shapes of the parameters do not fit.
     """
     pixels = x.reshape(-1, x.shape[-1])
     parameters = _by_pixel(parameters, x.shape)
@@ -90,7 +90,7 @@ def sample(
         Levels, as int32, channels last.
 
     Raises:
-        ValueError: If the parameters have other shapes.
+        ValueError: If the shapes of the parameters do not fit.
     """
     shape = (*parameters.logits.shape[:-1], parameters.mean.shape[-1])
     parameters = _by_pixel(parameters, shape)

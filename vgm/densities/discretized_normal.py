@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from vgm.densities.levels import nearest_level, on_levels, scale_levels
 from vgm.densities.normal import LOG_2PI
-from vgm.numerics import log1mexp, log_ndtr, log_ndtr_remainder
+from vgm.numerics import log_ndtr, log_ndtr_remainder
 from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
@@ -52,7 +52,7 @@ def log_prob(
         The log mass, summed over coordinates.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
         TypeError: If x are no integers.
     """
     require_same("discretized_normal.log_prob", x=x, mean=mean, log_std=log_std)
@@ -96,7 +96,7 @@ def _log_mass(
     narrow = (width < 1.0) & (centre * width > -1.0)
     # Both branches are evaluated: each sees only inputs inside its range.
     log_ratio = jnp.where(narrow, 1.0, log_ratio)
-    by_difference = log_upper + log1mexp(log_ratio)
+    by_difference = log_upper + jax.nn.log1mexp(log_ratio)
     c, w = jnp.where(narrow, centre, 0.0), jnp.where(narrow, width, 1.0)
     by_quadrature = -0.5 * (c**2 + LOG_2PI) + jnp.log(w) + _log_mean(c, w)
     return jnp.where(narrow, by_quadrature, by_difference)
@@ -128,7 +128,7 @@ def sample(
         Levels, as int32.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same("discretized_normal.sample", mean=mean, log_std=log_std)
     position = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)

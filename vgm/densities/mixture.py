@@ -27,7 +27,7 @@ def log_prob(
         The log density.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same(
         "mixture.log_prob", component_log_prob=component_log_prob, logits=logits
@@ -53,7 +53,7 @@ def responsibilities(
         Probabilities that sum to 1.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same(
         "mixture.responsibilities",

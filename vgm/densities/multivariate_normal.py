@@ -34,7 +34,7 @@ def log_prob(
         The log density.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same("multivariate_normal.log_prob", x=x, mean=mean)
     require("multivariate_normal.log_prob: cholesky", cholesky, 2 * mean.shape)
@@ -57,7 +57,7 @@ def sample(
         The vector, differentiable in mean and cholesky.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require("multivariate_normal.sample: cholesky", cholesky, 2 * mean.shape)
     return mean + cholesky @ jax.random.normal(key, mean.shape, mean.dtype)

@@ -33,7 +33,7 @@ def log_prob(
         The log density, summed over coordinates.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same("normal.log_prob", x=x, mean=mean, log_std=log_std)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
@@ -74,7 +74,7 @@ def sample(
         The event, differentiable in mean and log_std.
 
     Raises:
-        ValueError: If the arguments have other shapes.
+        ValueError: If the shapes of the arguments do not fit.
     """
     require_same("normal.sample", mean=mean, log_std=log_std)
     eps = jax.random.normal(key, mean.shape, mean.dtype)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-TERMS = ("elbo", "reconstruction", "prior_matching", "denoising_matching")
+from vgm.bounds.elbo import ElboTerms
 
 
 def image_grid(
@@ -70,7 +70,7 @@ def save_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
         _line(left, rows, f"{split}_bound", split, colour)
     for term, colour in zip(
-        TERMS[1:], ("tab:green", "tab:red", "tab:purple"), strict=True
+        ElboTerms._fields, ("tab:green", "tab:red", "tab:purple"), strict=True
     ):
         _line(right, rows, f"train_{term}", term.replace("_", " "), colour)
     left.set_title("Bound (greater is better)")

@@ -13,9 +13,7 @@ from vgm.bounds import importance
 from vgm.bounds.elbo import ElboTerms
 from vgm.models.protocol import GenerativeModel, LatentVariableModel
 from vgm.shapes import require_positive
-from vgm.types import Batch, Condition, Params, PRNGKey
-
-Observe = Callable[[PRNGKey, Any], Any]
+from vgm.types import Batch, Condition, Observe, Params, PRNGKey
 
 
 class Evidence(NamedTuple):
@@ -104,7 +102,7 @@ def example_bounds(
             condition,
             model=model,
             num_samples=num_samples,
-            chunk_size=min(chunk_size, num_samples),
+            chunk_size=chunk_size,
         )
         return importance.log_evidence(sums)
 
@@ -215,7 +213,7 @@ def example_evidence(
             condition,
             model=model,
             num_samples=num_samples,
-            chunk_size=min(chunk_size, num_samples),
+            chunk_size=chunk_size,
         )
         return importance.log_evidence(sums), importance.effective_samples(sums)
 

@@ -10,6 +10,9 @@ from vgm.errors import UserError
 from vgm.experiment import latents
 from vgm.models import GenerativeModel, flow_parts, flows
 
+NOISE_LAYERS = 4
+"""Couplings of variational dequantisation, as the help of ``flow.noise`` says."""
+
 
 class DataForm(NamedTuple):
     """What a model must know of its data.
@@ -178,14 +181,11 @@ def _build_flow(config: configs.Config, form: DataForm) -> GenerativeModel:
     }
     noise = None
     if settings.noise == "variational":
-        noise = flows.variational_noise(form.event_shape, step, 4)
+        noise = flows.variational_noise(form.event_shape, step, NOISE_LAYERS)
     target = None
     if settings.target != "none":
         target = oracles.targets.TARGETS[settings.target]()
     shape = form.event_shape if target is None else (2,)
-    velocity = None
-    if spec.architecture == "continuous":
-        velocity = flows.velocity_network(shape, step)
     flow = flows.flow(
         builders[spec.architecture](shape, step, settings.num_layers),
         event_shape=shape,
@@ -193,7 +193,6 @@ def _build_flow(config: configs.Config, form: DataForm) -> GenerativeModel:
         levels=form.levels,
         noise=noise,
         num_classes=_num_classes(config, form),
-        velocity=velocity,
     )
     return flow if target is None else models.target.TargetFlow(flow, target)
 

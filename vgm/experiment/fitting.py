@@ -75,9 +75,7 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
     key = keys.train
     mesh = sharding.data_mesh()
     sharding.require_divisible(config.train.batch_size, mesh)
-    stored = setup.stored_batch(
-        experiment.dataset.train, conditional=config.model.conditional
-    )
+    stored = setup.stored_batch(experiment, experiment.dataset.train)
     train_data = sharding.replicate(stored, mesh)
     optimizer = stepping.make_optimizer(config)
     run_steps = loop.compile_steps(
@@ -200,7 +198,7 @@ def _validation(
     config, split = experiment.config, experiment.dataset.validation
     if split is None:
         return lambda params: None
-    stored = setup.stored_batch(split, conditional=config.model.conditional)
+    stored = setup.stored_batch(experiment, split)
     stored = sharding.replicate(stored, mesh)
     settings: dict[str, Any] = {
         "model": experiment.model,

@@ -30,7 +30,7 @@ def posterior(config: configs.Config, latent_dim: int) -> Posterior:
     return posteriors.flow(latent_dim, _flow(config, latent_dim), spec.hidden[0])
 
 
-def prior(config: configs.Config, latent_dim: int) -> Prior:
+def prior(config: configs.Config, latent_dim: int) -> Prior | None:
     """The family of p(z).
 
     Args:
@@ -38,13 +38,11 @@ def prior(config: configs.Config, latent_dim: int) -> Prior:
         latent_dim: Size of z, or number of categorical latents.
 
     Returns:
-        The family.
+        The family; None for the standard one of the posterior.
     """
     spec = config.latent
-    if spec.posterior == "categorical":
-        return priors.uniform_categorical(latent_dim, spec.num_categories)
     if spec.prior == "standard":
-        return priors.standard_normal(latent_dim)
+        return None
     if spec.prior == "mixture":
         return priors.mixture(latent_dim, spec.num_components)
     if spec.prior == "vamp":

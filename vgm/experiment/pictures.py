@@ -66,9 +66,7 @@ def draw_figures(
     drawn.insert(0, ("Samples", caption, samples))
     if isinstance(experiment.model, Reconstructing):
         path = run_dir / "reconstructions.png"
-        test = setup.stored_batch(
-            experiment.dataset.test, conditional=experiment.config.model.conditional
-        )
+        test = setup.stored_batch(experiment, experiment.dataset.test)
         some = jax.tree.map(lambda leaf: jnp.asarray(leaf[:50]), test)
         x = jax.jit(experiment.observe)(key_observe, some.x)
         shown = x.values if isinstance(x, Masked) else x

@@ -54,9 +54,7 @@ def evaluate(
     reporter = reporter or Reporter()
     config, model = experiment.config, experiment.model
     examples = splits.examples(experiment, split)
-    stored = jax.device_put(
-        setup.stored_batch(examples, conditional=config.model.conditional)
-    )
+    stored = jax.device_put(setup.stored_batch(experiment, examples))
     key = setup.run_keys(config).test
     spec, count = config.evaluation, len(examples.x)
     terms = splits.terms(experiment, params, stored)
@@ -104,10 +102,7 @@ def observations(
         UserError: If there is no such run or split, or the data are others.
     """
     experiment = of_run(Path(run), data_path)
-    conditional = experiment.config.model.conditional
-    stored = setup.stored_batch(
-        splits.examples(experiment, split), conditional=conditional
-    )
+    stored = setup.stored_batch(experiment, splits.examples(experiment, split))
     return jax.jit(functools.partial(splits.observed, experiment))(stored)
 
 
@@ -186,9 +181,7 @@ def dissect(
     if not isinstance(model, LatentVariableModel):
         raise UserError("--surgery needs a model with latent variables")
     examples = take(splits.examples(experiment, split), slice(0, limit))
-    stored = jax.device_put(
-        setup.stored_batch(examples, conditional=config.model.conditional)
-    )
+    stored = jax.device_put(setup.stored_batch(experiment, examples))
     _, _, key_z = jax.random.split(setup.run_keys(config).test, 3)
     terms = splits.terms(experiment, params, stored)
     # Of all layers together, as the information is.

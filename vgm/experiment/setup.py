@@ -165,17 +165,17 @@ def _require_labels(dataset: data.Dataset, num_classes: int) -> None:
             )
 
 
-def stored_batch(split: Any, *, conditional: bool) -> Batch:
+def stored_batch(experiment: Experiment, split: data.Split) -> Batch:
     """A split as a batch of weight one.
 
     Args:
+        experiment: Experiment; its labels are the condition of a conditional model.
         split: Examples and labels.
-        conditional: Whether labels are the condition.
 
     Returns:
         Stored values, condition and weights.
     """
-    condition = split.labels if conditional else None
+    condition = split.labels if experiment.config.model.conditional else None
     return Batch(split.x, condition, np.ones(len(split.x), np.float32))
 
 

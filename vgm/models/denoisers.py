@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.models.networks import Vectors
+
 Times = Float[Array, " batch"]
-Vectors = Float[Array, "batch _"]
 ZEROS = nn.initializers.zeros
 
 

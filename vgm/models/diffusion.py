@@ -18,14 +18,12 @@ from vgm.bounds import diffusion as bound
 from vgm.bounds import trajectories, weightings
 from vgm.bounds.elbo import ElboTerms
 from vgm.models import conditions, networks
+from vgm.models.families import Outputs
 from vgm.models.heads import Decoder, Head
 from vgm.models.noise import LearnableSchedule
 from vgm.processes import times
 from vgm.samplers import diffusion as samplers
-from vgm.types import Condition, Params, PRNGKey, Scalar
-
-Event = Float[Array, "*event"]
-Outputs = Float[Array, "*event outputs"]
+from vgm.types import Condition, Event, Params, PRNGKey, Scalar
 
 
 @dataclasses.dataclass(frozen=True)

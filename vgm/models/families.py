@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vgm.shapes import require
-from vgm.types import Params, PRNGKey, Scalar
+from vgm.types import Event, Params, PRNGKey, Scalar
 
-Event = Float[Array, "*event"]
 Levels = Int[Array, "*event"]
 Outputs = Float[Array, "*event outputs"]
 

@@ -7,7 +7,6 @@ bound carries, through a logit, so that all the mass lies on the levels.
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -24,9 +23,7 @@ from vgm.models.layers import Context, Layer, push
 from vgm.models.learned import velocity
 from vgm.processes import times
 from vgm.shapes import require
-from vgm.types import Condition, Params, PRNGKey, Scalar
-
-Event = Float[Array, "*event"]
+from vgm.types import Condition, Event, Params, PRNGKey, Scalar
 
 INIT_EXAMPLES = 1024
 """Examples that the layers start from; the standardisation sees all."""
@@ -44,7 +41,6 @@ class Flow:
         noise: From logit u to logit of a uniform one, given x: variational
             dequantisation; None for uniform u.
         num_classes: Number of classes of an integer condition; 0 without.
-        velocity: Network of the layers of a continuous flow, or None.
     """
 
     data: Layer
@@ -53,7 +49,6 @@ class Flow:
     levels: int = 0
     noise: Layer | None = None
     num_classes: int = 0
-    velocity: nn.Module | None = None
 
     @property
     def is_exact(self) -> bool:
@@ -180,7 +175,7 @@ class Flow:
         Raises:
             UserError: If the flow is not continuous, or one of levels.
         """
-        network = self.velocity
+        network = self.layers.velocity
         if network is None or self.levels:
             raise UserError(
                 "objective.name 'flow-matching' needs model.architecture 'continuous' "

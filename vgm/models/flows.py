@@ -150,19 +150,6 @@ def continuous(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Lay
     """
     del num_layers
     solver()  # now, not at the first evaluation
-    return learned.continuous(velocity_network(event_shape, step))
-
-
-def velocity_network(event_shape: tuple[int, ...], step: Step) -> networks.VelocityMLP:
-    """The network of a continuous flow.
-
-    Args:
-        event_shape: Shape of one example.
-        step: Sizes.
-
-    Returns:
-        The network.
-    """
     mlp = networks.MLP(
         step.hidden,
         math.prod(event_shape),
@@ -170,7 +157,7 @@ def velocity_network(event_shape: tuple[int, ...], step: Step) -> networks.Veloc
         activation=step.activation,
         dropout=step.dropout,
     )
-    return networks.VelocityMLP(mlp)
+    return learned.continuous(networks.VelocityMLP(mlp))
 
 
 def variational_noise(
@@ -206,22 +193,20 @@ def flow(
     levels: int = 0,
     noise: Layer | None = None,
     num_classes: int = 0,
-    velocity: networks.VelocityMLP | None = None,
 ) -> Flow:
     """A flow of given layers.
 
     Args:
         layer: Standardised data to noise.
         event_shape: Shape of one example.
-        transform: One of ``DATA_TRANSFORMS``; for levels, whose logit is taken anyway,
-            "standardize".
+        transform: "standardize", "log" or "logit"; "standardize" for levels, whose
+            logit is taken anyway.
         levels: Number of integer levels; 0 for reals.
         noise: ``variational_noise``, or None for uniform noise.
         num_classes: Number of classes of an integer condition; 0 without.
-        velocity: Network of the layers of a continuous flow, or None.
 
     Returns:
         The model.
     """
     data = data_layer(transform)
-    return Flow(data, layer, event_shape, levels, noise, num_classes, velocity)
+    return Flow(data, layer, event_shape, levels, noise, num_classes)

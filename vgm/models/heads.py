@@ -24,11 +24,9 @@ from vgm.densities import categorical, discretized_normal, normal
 from vgm.densities.levels import scale_levels
 from vgm.errors import UserError
 from vgm.models import families, likelihoods
+from vgm.models.families import Outputs
 from vgm.processes import gaussian
-from vgm.types import Params, PRNGKey, Scalar
-
-Event = Float[Array, "*event"]
-Outputs = Float[Array, "*event outputs"]
+from vgm.types import Event, Params, PRNGKey, Scalar
 
 
 class Head(NamedTuple):

@@ -42,7 +42,7 @@ def markov(
         kernel_init: Name of the initialiser.
 
     Returns:
-        The model; with T = 1 the VAE itself, in other clothes.
+        The model; with T = 1 it is ``base`` itself.
 
     Raises:
         ValueError: If base or prior are of latents of other sizes.

@@ -60,7 +60,7 @@ class Ladder(LatentVariableModel):
         for level, key_level in zip(self.resolutions, keys, strict=True):
             key_enter, key_up, key_down = jax.random.split(key_level, 3)
             enter = level.entrance.init(key_enter, state, context)
-            state = jnp.asarray(level.entrance.apply(enter, state, context))
+            state = passes.entering(level, enter, context)(state)
             up = networks.init_alike(
                 key_up, level.num_blocks, level.block, state, train=False
             )

@@ -12,9 +12,8 @@ from vgm.densities import normal
 from vgm.divergences import kl_normal
 from vgm.models.ladder_networks import Entrance, LadderLayer, Maps, Residual
 from vgm.models.networks import apply
-from vgm.types import Params, PRNGKey
+from vgm.types import Params, PRNGKey, Values
 
-Values = Float[Array, " batch"]
 Latents = tuple[Array, ...]
 """One array a resolution, the top's first: batch, layers from the top, z."""
 

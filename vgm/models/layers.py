@@ -7,6 +7,7 @@ context of one example and perhaps a key for dropout, a bijection (``build``).
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
@@ -25,10 +26,12 @@ class Layer(NamedTuple):
     Attributes:
         init: (key, a batch of what comes in, contexts) to parameters.
         build: (parameters, context, key for dropout or None) to the bijection.
+        velocity: Network of a continuous flow, for flow matching; None elsewhere.
     """
 
     init: Callable[[PRNGKey, Batch, Contexts], Params]
     build: Callable[[Params, Context, PRNGKey | None], Bijection]
+    velocity: nn.Module | None = None
 
 
 def push(layer: Layer, params: Params, x: Batch, contexts: Contexts) -> Any:

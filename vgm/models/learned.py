@@ -70,22 +70,6 @@ def lu() -> Layer:
     )
 
 
-def orthogonal(num_reflections: int) -> Layer:
-    """A learned rotation along the last axis, at random first.
-
-    Args:
-        num_reflections: Householder reflections.
-
-    Returns:
-        The layer.
-    """
-
-    def init(key: PRNGKey, x: Batch, contexts: Contexts) -> Params:
-        return jax.random.normal(key, (num_reflections, x.shape[-1]), x.dtype)
-
-    return Layer(init, lambda params, context, key: linear.orthogonal(params))
-
-
 def coupling(network: nn.Module, transform: Transform, *, split: int) -> Layer:
     """A coupling whose conditioner is a network.
 
@@ -155,7 +139,7 @@ def continuous(network: nn.Module) -> Layer:
 
         return flows.continuous(field)
 
-    return Layer(init, build)
+    return Layer(init, build, network)
 
 
 def velocity(

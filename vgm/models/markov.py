@@ -25,10 +25,9 @@ from vgm.models.amortised import VAE
 from vgm.models.networks import init_alike, require_layer
 from vgm.models.protocol import LatentVariableModel
 from vgm.models.steps import StepNetworks
-from vgm.types import Condition, Params, PRNGKey
+from vgm.types import Condition, Params, PRNGKey, Values
 
 Rows = Float[Array, "batch latent"]
-Values = Float[Array, " batch"]
 Latents = tuple[Array, ...]
 """z_1, then the latents above it: one array a stack of alike steps, with the batch on
 its first axis and the steps on its second."""

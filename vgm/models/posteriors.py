@@ -16,9 +16,8 @@ from vgm import divergences
 from vgm.bijections import Bijection
 from vgm.densities import multivariate_normal, normal
 from vgm.models.layers import Context, Layer
-from vgm.types import Params, PRNGKey
+from vgm.types import Params, PRNGKey, Values
 
-Values = Float[Array, " batch"]
 Outputs = Float[Array, "batch outputs"]
 
 
@@ -46,7 +45,7 @@ class Posterior(NamedTuple):
     kl_standard: Callable[[Any], Values] | None
 
 
-class Encoding(NamedTuple):
+class DiagonalEncoding(NamedTuple):
     """A normal with independent coordinates, one row an example.
 
     Attributes:
@@ -107,7 +106,7 @@ def sample_normal(
     Returns:
         Rows, reparameterised, and log densities in nats.
     """
-    z = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+    z = normal.sample(key, mean, log_std)
     return z, jax.vmap(normal.log_prob)(z, mean, log_std)
 
 
@@ -123,7 +122,7 @@ def diagonal(latent_dim: int) -> Posterior:
     return Posterior(
         (latent_dim,),
         2 * latent_dim,
-        lambda outputs: Encoding(*jnp.split(outputs, 2, axis=-1)),
+        lambda outputs: DiagonalEncoding(*jnp.split(outputs, 2, axis=-1)),
         lambda key, outputs: {},
         lambda key, params, encoding: sample_normal(key, *encoding),
         lambda params, encoding, z: jax.vmap(normal.log_prob)(z, *encoding),

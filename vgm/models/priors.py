@@ -14,13 +14,11 @@ from jaxtyping import Array, Float
 
 from vgm.densities import mixture as mixtures
 from vgm.densities import normal
-from vgm.models.posteriors import Encoding, Posterior
-from vgm.types import Params, PRNGKey
+from vgm.models.posteriors import DiagonalEncoding, Posterior
+from vgm.types import Params, PRNGKey, Values
 
 NUM_INIT = 1024
 """Draws of N(0, I) that a prior with networks starts from."""
-
-Values = Float[Array, " batch"]
 
 
 class Prior(NamedTuple):
@@ -175,7 +173,7 @@ def vamp(num_components: int) -> Prior:
         order = jax.random.permutation(key, len(features))
         return features[order[jnp.arange(num_components) % len(features)]]
 
-    def components(encoding: Encoding) -> Components:
+    def components(encoding: DiagonalEncoding) -> Components:
         return Components(encoding.mean, encoding.log_std, jnp.zeros(num_components))
 
     return Prior(
@@ -219,7 +217,7 @@ def prior_of(posterior: Posterior, prior: Prior | None) -> Prior:
         The prior.
 
     Raises:
-        ValueError: If their latents have other shapes.
+        ValueError: If their latents differ in shape.
     """
     shape = posterior.latent_shape
     if prior is None:

@@ -15,10 +15,9 @@ from vgm.bounds import hierarchical
 from vgm.densities import normal
 from vgm.models.networks import MLP
 from vgm.models.posteriors import sample_normal
-from vgm.types import Params, PRNGKey
+from vgm.types import Params, PRNGKey, Values
 
 Rows = Float[Array, "batch _"]
-Values = Float[Array, " batch"]
 
 
 class StepNetworks(NamedTuple):
@@ -100,7 +99,7 @@ def sum_log_prob(network: MLP, params: Params, z: Array, given: Array) -> Values
     """
 
     def one(params: Params, z: Rows, given: Rows) -> Values:
-        return jax.vmap(normal.log_prob)(z, *normal_given(network, params, given))
+        return conditional(network, params).log_prob(z, given)
 
     return jnp.sum(jax.vmap(one)(params, z, given), axis=0)
 

@@ -4,7 +4,7 @@ import math
 
 from vgm.models import likelihoods, networks, posteriors, priors
 from vgm.models.amortised import VAE as VAE
-from vgm.models.posteriors import Encoding as Encoding
+from vgm.models.posteriors import DiagonalEncoding as DiagonalEncoding
 
 
 def mlp(

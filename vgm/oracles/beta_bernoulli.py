@@ -91,7 +91,10 @@ def posterior(prior: Beta, x: Float[Array, " tosses"]) -> Beta:
 
 
 def log_evidence(prior: Beta, x: Float[Array, " tosses"]) -> Scalar:
-    """Log p(x) by (1), in nats.
+    """Log p(x), (1), in nats: the chance of each toss after those before it.
+
+    p(x_n | x_<n) = (a + h_<n) / (a + b + n - 1) for a one, Polya's urn. The log betas of
+    many tosses would cancel in float32.
 
     >>> import jax.numpy as jnp
     >>> uniform = Beta(jnp.ones(()), jnp.ones(()))
@@ -105,4 +108,7 @@ def log_evidence(prior: Beta, x: Float[Array, " tosses"]) -> Scalar:
     Returns:
         The exact log evidence.
     """
-    return log_beta(posterior(prior, x)) - log_beta(prior)
+    before = jnp.arange(x.size)
+    ones = jnp.cumsum(x) - x
+    alike = jnp.where(x == 1, prior.a + ones, prior.b + before - ones)
+    return jnp.sum(jnp.log(alike / (prior.a + prior.b + before)))

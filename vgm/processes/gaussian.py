@@ -26,9 +26,7 @@ from jaxtyping import Array, Float
 
 from vgm.numerics import log_sigmoid
 from vgm.shapes import require_same
-from vgm.types import Scalar
-
-Event = Float[Array, "*event"]
+from vgm.types import Event, Scalar
 
 
 def alpha_sigma(gamma: Scalar) -> tuple[Scalar, Scalar]:
@@ -59,7 +57,7 @@ def diffuse(x: Event, eps: Event, gamma: Scalar) -> Event:
         z_t.
 
     Raises:
-        ValueError: If data and noise have other shapes.
+        ValueError: If data and noise differ in shape.
     """
     require_same("gaussian.diffuse", x=x, eps=eps)
     alpha, sigma = alpha_sigma(gamma)
@@ -110,7 +108,7 @@ def posterior(
         Mean and log standard deviation.
 
     Raises:
-        ValueError: If latents and data have other shapes.
+        ValueError: If latents and data differ in shape.
     """
     require_same("gaussian.posterior", z_t=z_t, x=x)
     gamma_s = gamma_t - increment

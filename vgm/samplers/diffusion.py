@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.bounds.diffusion import Chain, predict
+from vgm.densities import normal
 from vgm.processes import gaussian
 from vgm.processes.times import grid_time
 from vgm.shapes import require_positive
-from vgm.types import PRNGKey, Scalar
+from vgm.types import Event, PRNGKey, Scalar
 
-Event = Float[Array, "*event"]
 Step = Callable[[PRNGKey, Event, Event, Scalar, Scalar], Event]
 """(key, z_t, x_hat, gamma_t, gamma_t - gamma_s) to z_s."""
 
@@ -43,8 +43,7 @@ def ancestral_step(
     Returns:
         Latents at the earlier time.
     """
-    mean, log_std = gaussian.posterior(z_t, x_hat, gamma_t, increment)
-    return mean + jnp.exp(log_std) * jax.random.normal(key, z_t.shape, z_t.dtype)
+    return normal.sample(key, *gaussian.posterior(z_t, x_hat, gamma_t, increment))
 
 
 def ddim_step(eta: float) -> Step:

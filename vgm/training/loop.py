@@ -18,11 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from vgm.training.sharding import split_batch
 from vgm.training.step import StepMetrics, TrainState
-from vgm.types import Batch, PRNGKey
+from vgm.types import Batch, Observe, PRNGKey
 
 Step = Callable[[PRNGKey, TrainState, Batch], tuple[TrainState, StepMetrics]]
-Observe = Callable[[PRNGKey, Any], Any]
-"""Maps stored values to what the model observes (scaling, a fresh binarisation)."""
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -131,9 +129,9 @@ def run_steps(
         x = jax.lax.optimization_barrier(observe(key_observe, batch.x))
         batch = batch._replace(x=x)
         state, metrics = step(key_step, state, batch)
-        finite = 1.0 - metrics.skipped
+        taken = metrics.skipped == 0.0
         added = jax.tree.map(
-            lambda total, value: total + jnp.where(finite > 0, value, 0.0),
+            lambda total, value: total + jnp.where(taken, value, 0.0),
             sums,
             metrics,
         )

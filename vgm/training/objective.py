@@ -249,13 +249,12 @@ def least_variance(model: Diffusion) -> ValueAndGrad:
     Returns:
         The objective.
     """
-    one = {"ends": None, "interior": 0}
-    axes = {"network": None, "output_bias": None, "unit": None, "schedule": one}
 
     def loss(
         params: Params, interiors: Params, key: PRNGKey, batch: Batch
     ) -> tuple[Scalar, ElboTerms]:
         schedule = {**params["schedule"], "interior": interiors}
+        axes = dict.fromkeys(params) | {"schedule": {"ends": None, "interior": 0}}
         terms = model.training_terms(
             key,
             {**params, "schedule": schedule},
