@@ -106,10 +106,16 @@ def _draw(path: Path, finished: list[tuple[Path, dict]]) -> None:
             for mean, err in pairs
         ]
 
+    values = {
+        "ELBO": measured("elbo"),
+        "evidence, K samples": measured("log_evidence"),
+    }
+    if not any(pair for pairs in values.values() for pair in pairs):
+        raise UserError(f"--figure {path}: no run has a finite bound; drop the flag")
     figures.save_comparison(
         path,
         [_name(str(run), result) for run, result in finished],
-        {"ELBO": measured("elbo"), "evidence, K samples": measured("log_evidence")},
+        values,
         unit="nats an example, greater is better",
     )
 

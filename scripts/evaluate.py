@@ -72,7 +72,9 @@ def evaluate(arguments: list[str] | None) -> None:
     rows = tables.result_table(found)
     for name, value in parts.items():
         found[f"{name}_nats"] = value
-        rows.append((name.replace("_", " "), f"{value:.2f} nats", _SURGERY[name]))
+        rows.append(
+            (name.replace("_", " "), f"{tables.number(value, 2)} nats", _SURGERY[name])
+        )
     cli.print_table(f"{args.run}", rows, header=("quantity", "value", "how"))
     if args.output is not None:
         storage.write_json(args.output, found)

@@ -26,7 +26,7 @@ class Arguments:
     label: int | None = None
     """Class to draw, for a conditional model; all in turn if not given."""
     output: Path | None = None
-    """File without ending; RUN/samples-seed-SEED if not given. Must not exist."""
+    """File, its ending apart; RUN/samples-seed-SEED if not given. Must not exist."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,6 +47,7 @@ def sample(arguments: list[str] | None) -> None:
     config, form = directory.read_config(args.run)
     model, params = directory.load(args.run, warn=cli.warn)
     base = args.output or args.run / f"samples-seed-{args.seed}"
+    base = base.with_suffix("") if base.suffix in (".npz", ".png") else base
     archive, picture = (base.with_name(base.name + end) for end in (".npz", ".png"))
     for path in (archive, picture):
         storage.require_new_file(path, "--output" if args.output else "--seed")

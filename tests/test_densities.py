@@ -536,6 +536,16 @@ def test_mixture_samples_have_the_frequencies_of_the_mass(key):
     assert_frequencies(draws.reshape(-1, 3) @ np.asarray([9, 3, 1]), log_mass)
 
 
+@pytest.mark.parametrize("log_std", [-80.0, -89.0, -150.0])
+def test_normal_at_its_mean_is_finite_however_narrow(log_std):
+    """1 / std is beyond float32 from -88.7 on: times 0 it was NaN."""
+    mean, logs = jnp.ones(3), jnp.full(3, log_std)
+    value, grads = jax.value_and_grad(normal.log_prob, (0, 2))(mean, mean, logs)
+    np.testing.assert_allclose(value, -3 * (log_std + normal.LOG_2PI / 2), rtol=1e-6)
+    chex.assert_trees_all_equal(grads, (jnp.zeros(3), -jnp.ones(3)))
+    assert normal.log_prob(2.0 * mean, mean, logs) == -jnp.inf
+
+
 def test_normal_samples_have_their_distribution(key):
     mean, log_std = jnp.asarray(0.5), jnp.asarray(-0.4)
     draws = draws_of(lambda k: normal.sample(k, mean, log_std), key)

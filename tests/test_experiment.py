@@ -18,6 +18,7 @@ import chex
 import compare
 import evaluate
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sample
@@ -27,6 +28,7 @@ from test_data import make_idx_folder
 
 import vgm
 from vgm import cli, configs, experiment
+from vgm.bounds.elbo import single_latent_terms
 from vgm.errors import UserError
 from vgm.evaluation import figures, likelihood
 from vgm.experiment import directory, fitting, setup, storage, tables
@@ -345,6 +347,39 @@ def test_compare_draws_what_it_prints(finished_run, tmp_path, capsys):
     assert path.read_bytes() == b"mine"
 
 
+def test_a_picture_of_no_finite_bound_is_refused(finished_run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(finished_run, other)
+    result = directory.read_result(finished_run)
+    nothing = {"elbo_nats": -math.inf, "log_evidence_nats": -math.inf}
+    storage.write_json(other / "result.json", {**result, **nothing})
+    path = tmp_path / "compared.png"
+    assert compare.main([str(other), "--figure", str(path)]) == 2
+    assert "no run has a finite bound" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_examples_that_are_nan_are_counted(finished_run):
+    """One test example too large for any bound is no diverged training."""
+    prepared = experiment.results.of_run(finished_run)
+    terms = single_latent_terms(jnp.asarray([-1.0, jnp.nan, -3.0]), jnp.zeros(3))
+    values = {
+        "elbo": np.asarray(terms.elbo),
+        "log_evidence": np.asarray([-1.0, -1.0, -np.inf]),
+        "effective_samples": np.ones(3),
+        "baseline": -np.ones(3),
+    }
+    numbers = experiment.numbers.split_numbers(prepared, "test", terms, values)
+    assert numbers["num_nan_examples"] == 1
+    result = {**directory.read_result(finished_run), **numbers}
+    assert [row[1] for row in tables.result_table(result) if row[0] == "NaN"] == [
+        "1 of 3"
+    ]
+    whole = directory.read_result(finished_run)
+    assert whole["num_nan_examples"] == 0
+    assert "NaN" not in [row[0] for row in tables.result_table(whole)]
+
+
 def test_sample_writes_an_array_and_a_picture(finished_run, tmp_path, capsys):
     base = str(tmp_path / "drawn")
     arguments = [str(finished_run), "--num-samples", "7", "--output", base]
@@ -354,6 +389,9 @@ def test_sample_writes_an_array_and_a_picture(finished_run, tmp_path, capsys):
     assert Path(base + ".png").stat().st_size > 1000
     assert sample.main(arguments) == 2
     assert "--output: " in capsys.readouterr().err
+    other = str(tmp_path / "other.npz")
+    assert sample.main([*arguments[:-1], other]) == 0
+    assert Path(other).exists()
     again = [str(finished_run), "--num-samples", "2", "--seed", "5"]
     assert [sample.main(again), sample.main(again)] == [0, 2]
     assert re.search("--seed: .* exists already", capsys.readouterr().err)

@@ -47,6 +47,13 @@ def rises(fit):
     return np.diff(bounds).min()
 
 
+def test_a_mixture_of_more_components_than_examples_is_refused(key):
+    """Means are at examples, each at another."""
+    x = normals(key, (3, 2))
+    with pytest.raises(ValueError, match="num_components must be from 1 to 3"):
+        gaussian_mixture.init(key, x, num_components=4)
+
+
 def test_mixture_em_follows_the_textbook(x64, clusters, key):
     """Three steps, written out in NumPy with explicit sums."""
     start, fit = mixture_fit(clusters, key, tolerance=0.0, max_steps=3)

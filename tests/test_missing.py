@@ -11,8 +11,9 @@ from draws import normals
 from scipy import stats
 
 import vgm
-from vgm import models
+from vgm import data, models
 from vgm.bounds import importance
+from vgm.errors import UserError
 from vgm.evaluation import estimates, imputation, surgery
 from vgm.models import likelihoods
 from vgm.oracles import linear_gaussian
@@ -203,6 +204,32 @@ FLAGS = [
     "--evaluation.num-importance-samples",
     "200",
 ]
+
+
+def test_what_was_never_observed_in_training_is_refused(tmp_path):
+    """Of it nothing is learned: its likelihood would be that of a default."""
+    rng = np.random.default_rng(0)
+    x = {f"x_{split}": rng.normal(size=(20, 3)) for split in ("train", "valid", "test")}
+    x["x_train"][:, 1] = np.nan
+    path = tmp_path / "own.npz"
+    np.savez(path, **x)
+    said = "number 2 of each example is observed in the validation split and never"
+    with pytest.raises(UserError, match=said):
+        data.load("own", path, num_validation=0, missing="nan")
+    x["x_valid"][:, 1] = np.nan
+    np.savez(path, **x)
+    for merged in (False, True):
+        with pytest.raises(UserError, match="observed in the test split"):
+            data.load(
+                "own",
+                path,
+                num_validation=0,
+                missing="nan",
+                train_on_validation=merged,
+            )
+    x["x_test"][:, 1] = np.nan
+    np.savez(path, **x)
+    assert data.load("own", path, num_validation=0, missing="nan").levels == 0
 
 
 @pytest.mark.slow

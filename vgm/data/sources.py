@@ -55,8 +55,8 @@ def load(
         dataset = catalogue.load(name, path)
     _require_examples(name, dataset)
     if train_on_validation:
-        return with_validation_trained_on(dataset)
-    if dataset.validation is None:
+        dataset = with_validation_trained_on(dataset)
+    elif dataset.validation is None:
         if not 0 <= num_validation < len(dataset.train.x):
             count = len(dataset.train.x)
             raise UserError(
@@ -66,7 +66,25 @@ def load(
             )
         train, validation = hold_out(dataset.train, num_validation)
         dataset = dataset._replace(train=train, validation=validation)
+    if missing == "nan":
+        _require_observed(name, dataset)
     return dataset
+
+
+def _require_observed(name: str, dataset: Dataset) -> None:
+    """Check that what is observed elsewhere was observed in training too."""
+    never = np.isnan(dataset.train.x).all(axis=0).ravel()
+    for split in ("validation", "test"):
+        found = getattr(dataset, split)
+        if found is None:
+            continue
+        here = ~np.isnan(found.x).all(axis=0).ravel()
+        if (never & here).any():
+            raise UserError(
+                f"data set {name!r}: number {np.argmax(never & here) + 1} of each "
+                f"example is observed in the {split} split and never in the train "
+                "split; leave it out, or split the data otherwise"
+            )
 
 
 def _require_examples(name: str, dataset: Dataset) -> None:

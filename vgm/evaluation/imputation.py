@@ -35,7 +35,8 @@ def impute(
         num_samples: Draws of z an example.
 
     Returns:
-        Complete observations; imputed where they were missing.
+        Complete observations; imputed where they were missing: NaN where every draw of
+        an example has weight 0, its observed numbers too far from all that was learned.
 
     Raises:
         TypeError: If the model has no latents, or no means.

@@ -56,6 +56,7 @@ def split_numbers(
         "conditional": config.model.conditional,
         "target": None if config.flow.target == "none" else config.flow.target,
         "num_examples": len(by_example["elbo"]),
+        "num_nan_examples": _num_nan(by_example),
         "elbo_nats": elbo.mean,
         "elbo_stderr": elbo.stderr,
         "num_elbo_samples": config.evaluation.num_elbo_samples,
@@ -92,6 +93,13 @@ def split_numbers(
         "elbo_bits_per_dim": bits(elbo.mean) if is_mass else None,
         "baseline_bits_per_dim": bits(baseline.mean) if is_mass else None,
     }
+
+
+def _num_nan(by_example: dict[str, np.ndarray]) -> int:
+    """Examples whose ELBO or evidence is NaN."""
+    elbo = by_example["elbo"]
+    evidence = by_example.get("log_evidence", elbo)
+    return int(np.sum(np.isnan(elbo) | np.isnan(evidence)))
 
 
 def _steps(config: configs.Config) -> tuple[int | None, int | None]:

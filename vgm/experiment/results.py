@@ -218,7 +218,7 @@ def report(
     best, rows = fit.best, fit.rows
     config = experiment.config
     numbers, by_example = evaluate(experiment, best.params, reporter=reporter)
-    if np.isnan(numbers["elbo_nats"]):
+    if np.isnan(by_example["elbo"]).all():
         raise UserError(
             f"training diverged: the ELBO of the test split is NaN; {fitting.REMEDY}"
         )

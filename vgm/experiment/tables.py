@@ -116,8 +116,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
                 "independent numbers fitted to the training split",
             )
         )
-    if result.get("active_units") is not None:
-        table.append(("active units", str(result["active_units"]), _active_of(result)))
+    table += _of_examples(result)
     if "train_seconds" in result:
         steps, rate = result["train_steps"], result["steps_per_second"]
         table.append(
@@ -129,6 +128,16 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             )
         )
     return table
+
+
+def _of_examples(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    rows = []
+    if result.get("num_nan_examples"):
+        of = f"{result['num_nan_examples']} of {result['num_examples']}"
+        rows.append(("NaN", of, "examples whose numbers overflow: likelihoods.npz"))
+    if result.get("active_units") is not None:
+        rows.append(("active units", str(result["active_units"]), _active_of(result)))
+    return rows
 
 
 def _active_of(result: dict[str, Any]) -> str:

@@ -98,7 +98,15 @@ def init(
 
     Returns:
         Where EM may start.
+
+    Raises:
+        ValueError: If there are fewer examples than components.
     """
+    if not 1 <= num_components <= len(x):
+        raise ValueError(
+            f"num_components must be from 1 to {len(x)}, the number of examples; got "
+            f"{num_components}"
+        )
     chosen = jax.random.choice(key, len(x), (num_components,), replace=False)
     centred = x - jnp.mean(x, axis=0)[None]
     covariance = centred.T @ centred / len(x)

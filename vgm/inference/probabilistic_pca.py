@@ -158,7 +158,8 @@ def maximum_likelihood(data: Moments, *, latent_dim: int) -> LinearGaussian:
         latent_dim: d, below the data's dimension.
 
     Returns:
-        Parameters; the weights up to a rotation.
+        Parameters; the weights up to a rotation. Data that never vary have no greatest
+        likelihood: their log std is -inf.
 
     Raises:
         ValueError: If d is not from 1 to D - 1.

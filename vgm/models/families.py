@@ -24,7 +24,8 @@ class Likelihood(NamedTuple):
         features: x on the scale the encoder reads, about [-1, 1] or [0, 1].
         log_prob: (x, outputs) to nats.
         sample: (key, outputs) to x.
-        mean: outputs to E[x], on the scale of x.
+        mean: outputs to E[x], on the scale of x; for mixtures of logistics of their
+            locations alone, which is near it where scales are small.
         initial_bias: A batch of x, and a mask of what is observed of it or None, to the
             outputs that fit each coordinate alone.
         moments: The same to mean and standard deviation of each coordinate, in whose

@@ -106,8 +106,10 @@ def sample_normal(
     Returns:
         Rows, reparameterised, and log densities in nats.
     """
-    z = normal.sample(key, mean, log_std)
-    return z, jax.vmap(normal.log_prob)(z, mean, log_std)
+    # Of the noise, not of z: a z that is rounded beside its mean has lost it.
+    eps = jax.random.normal(key, mean.shape, mean.dtype)
+    log_q = jax.vmap(normal.standard_log_prob)(eps) - jnp.sum(log_std, axis=-1)
+    return mean + jnp.exp(log_std) * eps, log_q
 
 
 def diagonal(latent_dim: int) -> Posterior:

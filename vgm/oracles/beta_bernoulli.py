@@ -93,8 +93,8 @@ def posterior(prior: Beta, x: Float[Array, " tosses"]) -> Beta:
 def log_evidence(prior: Beta, x: Float[Array, " tosses"]) -> Scalar:
     """Log p(x), (1), in nats: the chance of each toss after those before it.
 
-    p(x_n | x_<n) = (a + h_<n) / (a + b + n - 1) for a one, Polya's urn. The log betas of
-    many tosses would cancel in float32.
+    p(x_n | x_<n) = (a + h_<n) / (a + b + n - 1) for a one, Polya's urn. The log betas
+    of many tosses would cancel in float32.
 
     >>> import jax.numpy as jnp
     >>> uniform = Beta(jnp.ones(()), jnp.ones(()))
