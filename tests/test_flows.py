@@ -696,6 +696,18 @@ def test_flow_matching_is_least_at_the_conditional_mean(key, x64):
     np.testing.assert_allclose(still, 0.5**2 + 5.0**2, rtol=1e-12)
 
 
+def test_a_flow_at_rest_errs_by_the_way_from_data_to_noise(key):
+    """The network of a continuous flow starts at velocity 0."""
+    model, moving, x = continuous_model(key)
+    params = jax.jit(model.init)(key, x)
+    _, key_z, _ = jax.random.split(key, 3)
+    standard = (x - x.mean(0)[None]) / x.std(0)[None]
+    expected = jnp.sum((jax.random.normal(key_z, x.shape) - standard) ** 2, axis=-1)
+    error = jax.jit(model.matching_error)
+    np.testing.assert_allclose(error(key, params, x), expected, rtol=1e-5)
+    assert (abs(error(key, moving, x) - expected) > 1e-3).all()
+
+
 def test_flow_matching_needs_a_continuous_flow(key):
     model, params, x, _ = real_flow("realnvp", key)
     with pytest.raises(UserError, match="continuous"):
