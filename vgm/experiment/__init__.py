@@ -9,6 +9,7 @@ from vgm.experiment import pictures as pictures
 from vgm.experiment import results as results
 from vgm.experiment import setup as setup
 from vgm.experiment import storage as storage
+from vgm.experiment import tables as tables
 from vgm.experiment.directory import load as load
 from vgm.experiment.reporter import Progress as Progress
 from vgm.experiment.reporter import Reporter as Reporter
@@ -48,6 +49,7 @@ def run(config: configs.Config, reporter: Reporter | None = None) -> dict[str, A
         if finished.exists():
             reporter.say(f"{run_dir} is finished already; its result is unchanged")
             return directory.read_result(run_dir)
+        reporter.say(tables.examples(experiment))
         fit = fitting.train(experiment, run_dir, reporter)
         storage.save_params(run_dir / "params.npz", fit.best.params)
         return results.report(experiment, run_dir, fit, reporter)

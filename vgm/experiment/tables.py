@@ -1,7 +1,9 @@
-"""The numbers of a result, for people."""
+"""A run's data and the numbers of its result, for people."""
 
 import math
 from typing import Any
+
+from vgm.experiment.setup import Experiment
 
 
 def number(value: float | None, digits: int) -> str:
@@ -177,4 +179,24 @@ def summary(result: dict[str, Any]) -> str:
     return (
         f"{result['model']} with {result['num_params']:,} parameters on "
         f"{result['data']}, observation {result['observation']}: {meaning}."
+    )
+
+
+def examples(experiment: Experiment) -> str:
+    """What is trained and reported on, in one line.
+
+    Args:
+        experiment: Experiment.
+
+    Returns:
+        How many examples each split has, their shape, and what they are.
+    """
+    dataset, form = experiment.dataset, experiment.form
+    splits = {"train": dataset.train, "validation": dataset.validation}
+    counts = [f"{len(split.x):,} {name}" for name, split in splits.items() if split]
+    kind = f"numbers of {form.levels} levels" if form.levels else "reals"
+    shape = " x ".join(str(side) for side in form.event_shape)
+    return (
+        f"{experiment.config.data.name}: {', '.join(counts)} and "
+        f"{len(dataset.test.x):,} test examples of {shape} {kind}"
     )
