@@ -10,7 +10,7 @@ import numpy as np
 from vgm import cli
 from vgm.errors import UserError
 from vgm.evaluation import estimates, figures
-from vgm.experiment import directory, storage
+from vgm.experiment import directory, numbers, storage
 from vgm.experiment.tables import number
 
 SAME = (
@@ -44,7 +44,7 @@ def compare(arguments: list[str] | None) -> None:
     finished = [(path, directory.read_result(path)) for path in args.runs]
     _require_comparable(finished)
     first_path, first = finished[0]
-    bits = first["bits_per_dim"] is not None
+    bits = numbers.is_mass(first["observation"])
     rows = [
         _row(str(path), result, _difference(path, first_path), bits=bits)
         for path, result in finished

@@ -537,7 +537,7 @@ def test_mixture_samples_have_the_frequencies_of_the_mass(key):
 
 
 @pytest.mark.parametrize("log_std", [-80.0, -89.0, -150.0])
-def test_normal_at_its_mean_is_finite_however_narrow(log_std):
+def test_normal_at_its_mean_is_finite_when_narrow(log_std):
     """1 / std is beyond float32 from -88.7 on: times 0 it was NaN."""
     mean, logs = jnp.ones(3), jnp.full(3, log_std)
     value, grads = jax.value_and_grad(normal.log_prob, (0, 2))(mean, mean, logs)

@@ -390,6 +390,26 @@ def test_a_picture_of_no_finite_bound_is_refused(finished_run, tmp_path, capsys)
     assert not path.exists()
 
 
+def test_one_nan_is_no_diverged_training():
+    """All of them are: training has left no parameters to report on."""
+    experiment.results._require_numbers(np.asarray([-1.0, np.nan]))
+    with pytest.raises(UserError, match="training diverged"):
+        experiment.results._require_numbers(np.asarray([np.nan, np.nan]))
+
+
+def test_compare_knows_a_mass_whose_bits_are_nan(finished_run, tmp_path, capsys):
+    """NaN is written as null, as are the bits of a density."""
+    other = tmp_path / "other"
+    shutil.copytree(finished_run, other)
+    result = directory.read_result(finished_run)
+    storage.write_json(other / "result.json", {**result, "bits_per_dim": math.nan})
+    for order in ([other, finished_run], [finished_run, other]):
+        assert compare.main([str(run) for run in order]) == 0
+        assert "bits/dim" in capsys.readouterr().out
+    rows = [row[0] for row in tables.result_table(directory.read_result(other))]
+    assert "bits/dim" in rows
+
+
 def test_examples_that_are_nan_are_counted(finished_run):
     """One test example too large for any bound is no diverged training."""
     prepared = experiment.results.of_run(finished_run)

@@ -608,12 +608,22 @@ def test_flags_build_every_model():
         assert isinstance(model, kinds[config.model.architecture])
 
 
-@pytest.mark.parametrize("log_std", [0.0, -20.0, -100.0])
-def test_draws_from_a_narrow_normal_keep_their_density(log_std, key):
+@pytest.mark.parametrize(
+    ("family", "log_std"),
+    [
+        ("diagonal", 0.0),
+        ("diagonal", -20.0),
+        ("diagonal", -100.0),
+        ("full", 0.0),
+        ("full", -20.0),
+    ],
+)
+def test_draws_from_a_narrow_normal_keep_their_density(family, log_std, key):
     """Beside a mean of 1, all draws of a std of 1e-9 are 1: their noise is lost."""
     count = 4000
-    rows = jnp.ones((count, 1)), jnp.full((count, 1), log_std)
-    _, log_q = posteriors.sample_normal(key, *rows)
+    posterior = getattr(posteriors, family)(1)
+    outputs = jnp.stack([jnp.ones(count), jnp.full(count, log_std)], axis=-1)
+    _, log_q = posterior.sample_and_log_prob(key, {}, posterior.encoding(outputs))
     # log q + log std + 1/2 log 2 pi is -eps^2 / 2, of mean -1/2 and variance 1/2.
     found = np.asarray(log_q, np.float64) + log_std + 0.5 * np.log(2 * np.pi)
     assert abs(found.mean() + 0.5) < 4 * np.sqrt(0.5 / count)

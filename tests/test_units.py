@@ -1,5 +1,7 @@
 """Reals come in any unit: what models start from, and the baseline they must beat."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -142,6 +144,37 @@ def test_a_unit_shifts_the_bound_by_its_logarithm_and_changes_nothing_else(name,
     # The unit itself is never learned.
     chex.assert_trees_all_equal(*units)
     chex.assert_trees_all_equal(*moved_units)
+
+
+def test_a_diffusion_of_reals_far_from_0_keeps_its_digits(key):
+    """x is given z_0 to a thousandth of its unit, and read beside 3e4 units.
+
+    Integers, so that x itself is not rounded; one number never changes.
+    """
+    model = dataclasses.replace(
+        real_models()["diffusion"],
+        schedule=models.noise.schedule("linear", -13.3, 5.0),
+        event_shape=(2,),
+    )
+    steps = np.random.default_rng(0).integers(-2, 3, size=(64, 2)).astype(np.float32)
+    steps[:, 1] = 0.0
+
+    @jax.jit
+    def bound(shift):
+        x = jnp.asarray(steps) + shift[None]
+        return model.elbo_terms(key, model.init(key, x), x).elbo
+
+    near, far = bound(jnp.zeros(2)), bound(jnp.asarray([3e4, 1e6]))
+    # The mean is rounded to 3e4 eps.
+    np.testing.assert_allclose(far, near, atol=0.01)
+
+
+def test_levels_have_no_unit(key):
+    """Nor an empty one: their checkpoints would be of another form than before."""
+    x = jax.random.randint(key, (8, *SHAPE), 0, 3)
+    for name in ("categorical", "discretized_normal"):
+        head = models.heads.head("eps", levels=3)
+        assert models.heads.decoder(name, head, levels=3).init(x) == {}
 
 
 def test_what_is_missing_is_read_as_the_mean_in_any_unit(key):

@@ -38,7 +38,8 @@ def log_prob(
     require_same("normal.log_prob", x=x, mean=mean, log_std=log_std)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()
-    # In two halves: at the mean, 1 / std beyond the numbers would give 0 * inf.
+    # In two halves: at the mean, 1 / std beyond the numbers would give 0 * inf, in
+    # float32 from a log std of -89 on; so it does from -178.
     root = jnp.exp(-0.5 * log_std)
     standardized = (x - mean) * root * root
     # The factor inside: XLA's CPU backend then makes one loop of it.

@@ -11,6 +11,18 @@ from vgm.experiment.setup import Experiment
 from vgm.models import GenerativeModel
 
 
+def is_mass(observation: str) -> bool:
+    """Whether p(x) of an observation is a mass, of which there are bits a dimension.
+
+    Args:
+        observation: ``data.observation``.
+
+    Returns:
+        False for reals, and for grey values as targets.
+    """
+    return observation in ("levels", "binary")
+
+
 def is_exact(model: GenerativeModel) -> bool:
     """Whether a model's ELBO is log p(x) itself.
 
@@ -45,7 +57,7 @@ def split_numbers(
     elbo = estimates.estimate(by_example["elbo"])
     baseline = estimates.estimate(by_example["baseline"])
     num_dims = int(np.prod(experiment.form.event_shape))
-    is_mass = config.data.observation in ("levels", "binary")
+    of_mass = is_mass(config.data.observation)
     bits = functools.partial(estimates.bits_per_dim, num_dims=num_dims)
     denoising = np.asarray(terms.denoising_matching)
     num_steps, drawn = _steps(config)
@@ -87,16 +99,16 @@ def split_numbers(
         }
     # Bits per dimension are of a mass: empty for reals and for grey targets.
     return numbers | {
-        "bits_per_dim": bits(best.mean) if is_mass else None,
-        "bits_per_dim_stderr": -bits(best.stderr) if is_mass else None,
-        "bits_per_dim_of": source if is_mass else None,
-        "elbo_bits_per_dim": bits(elbo.mean) if is_mass else None,
-        "baseline_bits_per_dim": bits(baseline.mean) if is_mass else None,
+        "bits_per_dim": bits(best.mean) if of_mass else None,
+        "bits_per_dim_stderr": -bits(best.stderr) if of_mass else None,
+        "bits_per_dim_of": source if of_mass else None,
+        "elbo_bits_per_dim": bits(elbo.mean) if of_mass else None,
+        "baseline_bits_per_dim": bits(baseline.mean) if of_mass else None,
     }
 
 
 def _num_nan(by_example: dict[str, np.ndarray]) -> int:
-    """Examples whose ELBO or evidence is NaN."""
+    """Examples whose ELBO or evidence is NaN, not those where it is -inf."""
     elbo = by_example["elbo"]
     evidence = by_example.get("log_evidence", elbo)
     return int(np.sum(np.isnan(elbo) | np.isnan(evidence)))

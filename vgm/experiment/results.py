@@ -218,10 +218,7 @@ def report(
     best, rows = fit.best, fit.rows
     config = experiment.config
     numbers, by_example = evaluate(experiment, best.params, reporter=reporter)
-    if np.isnan(by_example["elbo"]).all():
-        raise UserError(
-            f"training diverged: the ELBO of the test split is NaN; {fitting.REMEDY}"
-        )
+    _require_numbers(by_example["elbo"])
     storage.write_arrays(run_dir / "likelihoods.npz", by_example)
     rates = [row["steps_per_second"] for row in rows]
     result = {
@@ -254,3 +251,11 @@ def report(
     # Written last: a run is finished when its result is there.
     storage.write_json(run_dir / "result.json", result)
     return result
+
+
+def _require_numbers(elbo: np.ndarray) -> None:
+    """A bound that is NaN for every example is no result; for some it is their own."""
+    if np.isnan(elbo).all():
+        raise UserError(
+            f"training diverged: the ELBO of the test split is NaN; {fitting.REMEDY}"
+        )

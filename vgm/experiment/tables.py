@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from vgm.experiment.numbers import is_mass
 from vgm.experiment.setup import Experiment
 
 
@@ -91,7 +92,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             ("log Z", f"{number(target, 4)} nats", "exact"),
             ("Pareto k", number(result["pareto_k"], 2), "below 0.7: weights to trust"),
         ]
-    elif result["bits_per_dim"] is not None:
+    elif is_mass(result["observation"]):
         bits, stderr = result["bits_per_dim"], result["bits_per_dim_stderr"]
         elbo_bits = number(result["elbo_bits_per_dim"], 3)
         source = f"from the evidence; from the ELBO {elbo_bits}"
@@ -136,7 +137,7 @@ def _of_examples(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = []
     if result.get("num_nan_examples"):
         of = f"{result['num_nan_examples']} of {result['num_examples']}"
-        rows.append(("NaN", of, "examples whose numbers overflow: likelihoods.npz"))
+        rows.append(("NaN", of, "examples whose bound is NaN: likelihoods.npz"))
     if result.get("active_units") is not None:
         rows.append(("active units", str(result["active_units"]), _active_of(result)))
     return rows

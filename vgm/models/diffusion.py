@@ -71,14 +71,14 @@ class Diffusion:
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
         """Parameters; the output bias fits each coordinate of x alone."""
         one = jax.tree.map(lambda leaf: leaf[:1], (x, condition))
-        unit = self.decoder.init(x)
-        z = jax.vmap(self.decoder.features, (0, None))(one[0], unit)
+        start = self.decoder.init(x)
+        z = jax.vmap(self.decoder.features, (0, None))(one[0], start)
         context = conditions.vectors(one[1], self.num_classes)
         return {
             "network": self.network.init(key, z, jnp.zeros(1), context, train=False),
             "output_bias": self.head.initial_bias(x),
             "schedule": self.schedule.init(),
-            "unit": unit,
+            **start,
         }
 
     def outputs(
@@ -199,7 +199,7 @@ class Diffusion:
         condition: Condition,
     ) -> ElboTerms:
         chain = self.chain(params, x, condition, dropout_key=key_dropout)
-        features = self.decoder.features(x, params["unit"])
+        features = self.decoder.features(x, params)
         if self.train_num_steps == 0:
             return bound.continuous_terms(key, features, t[None], chain)
         settings = {"num_steps": self.train_num_steps, "chunk_size": 1}
@@ -209,7 +209,7 @@ class Diffusion:
         self, key: PRNGKey, params: Params, x: Any, condition: Condition
     ) -> ElboTerms:
         chain = self.chain(params, x, condition)
-        features = self.decoder.features(x, params["unit"])
+        features = self.decoder.features(x, params)
         settings = {"num_steps": self.num_steps, "chunk_size": self.chunk_size}
         if self.num_times == 0:
             return bound.discrete_terms(key, features, chain, **settings)
@@ -224,7 +224,7 @@ class Diffusion:
 
         def one(key: PRNGKey, x: Any, condition: Condition) -> Scalar:
             chain = self.chain(params, x, condition)
-            features = self.decoder.features(x, params["unit"])
+            features = self.decoder.features(x, params)
             return trajectories.log_weight(
                 key, features, chain, num_steps=self.num_steps
             )
@@ -290,7 +290,7 @@ class Diffusion:
         """What the decoder is given."""
         gamma_0, _ = self._ends(params)
         outputs = self.outputs(params, z_0, gamma_0, condition, dropout_key=dropout_key)
-        return params["unit"], z_0, gamma_0, outputs
+        return params, z_0, gamma_0, outputs
 
     def _ends(self, params: Params) -> tuple[Scalar, Scalar]:
         schedule = self.schedule.build(params["schedule"])

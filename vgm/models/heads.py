@@ -51,10 +51,10 @@ class Decoder(NamedTuple):
     """p(x | z_0), given the network's outputs at z_0.
 
     Attributes:
-        init: A batch of x to the unit of reals, which is not learned; {} for levels.
-        features: (x, unit) to x on the scale of the latents.
-        log_prob: (x, unit, z_0, gamma_0, outputs) to nats, on the scale of x.
-        sample: (key, unit, z_0, gamma_0, outputs) to x.
+        init: A batch of x to parameters: the unit of reals, not learned; {} for levels.
+        features: (x, parameters) to x on the scale of the latents.
+        log_prob: (x, parameters, z_0, gamma_0, outputs) to nats, on the scale of x.
+        sample: (key, parameters, z_0, gamma_0, outputs) to x.
     """
 
     init: Callable[[Any], Params]
@@ -192,25 +192,34 @@ def _level_values(levels: int) -> Float[Array, " levels"]:
 
 
 def _normal_decoder() -> Decoder:
-    def around(
-        unit: Params, z: Event, gamma: Scalar, outputs: Outputs
-    ) -> tuple[Event, Event]:
-        del outputs
-        mean, log_std = _fixed(unit)
-        along = z / gaussian.alpha_sigma(gamma)[0]
-        return mean + jnp.exp(log_std) * along, log_std + 0.5 * gamma
+    def around(z: Event, gamma: Scalar) -> tuple[Event, Event]:
+        return z / gaussian.alpha_sigma(gamma)[0], jnp.full_like(z, 0.5 * gamma)
 
-    def features(x: Any, unit: Params) -> Event:
-        mean, log_std = _fixed(unit)
+    def features(x: Any, params: Params) -> Event:
+        mean, log_std = _unit(params)
         return (x - mean) * jnp.exp(-log_std)
 
-    return Decoder(
-        lambda x: families.unit(*families.batch_moments(x)),
-        features,
-        lambda x, *at: normal.log_prob(x, *around(*at)),
-        lambda key, *at: normal.sample(key, *around(*at)),
-    )
+    def log_prob(
+        x: Any, params: Params, z: Event, gamma: Scalar, outputs: Outputs
+    ) -> Scalar:
+        # In the unit: so narrow a normal would be lost in the rounding of a mean.
+        del outputs
+        log_density = normal.log_prob(features(x, params), *around(z, gamma))
+        return log_density - jnp.sum(_unit(params)[1])
+
+    def sample(
+        key: PRNGKey, params: Params, z: Event, gamma: Scalar, outputs: Outputs
+    ) -> Event:
+        del outputs
+        mean, log_std = _unit(params)
+        return mean + jnp.exp(log_std) * normal.sample(key, *around(z, gamma))
+
+    def init(x: Any) -> Params:
+        return {"unit": families.unit(*families.batch_moments(x))}
+
+    return Decoder(init, features, log_prob, sample)
 
 
-def _fixed(unit: Params) -> tuple[Event, Event]:
-    return jax.lax.stop_gradient((unit["mean"], unit["log_std"]))
+def _unit(params: Params) -> tuple[Event, Event]:
+    unit = jax.lax.stop_gradient(params["unit"])
+    return unit["mean"], unit["log_std"]

@@ -4,6 +4,7 @@ An encoder emits ``num_outputs`` numbers an example. Everything here has a leadi
 axis: a family may hold a network.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -153,9 +154,13 @@ def full(latent_dim: int) -> Posterior:
     def draw(
         key: PRNGKey, params: Params, encoding: FullEncoding
     ) -> tuple[Array, Values]:
-        keys = jax.random.split(key, len(encoding.mean))
-        z = jax.vmap(multivariate_normal.sample)(keys, *encoding)
-        return z, log_prob(params, encoding, z)
+        mean, cholesky = encoding
+        eps = jax.random.normal(key, mean.shape, mean.dtype)
+        product = functools.partial(jnp.matmul, precision="highest")
+        moved = jax.vmap(product)(cholesky, eps)
+        diagonal = jax.vmap(jnp.diag)(cholesky)
+        log_q = jax.vmap(normal.standard_log_prob)(eps)
+        return mean + moved, log_q - jnp.sum(jnp.log(diagonal), axis=-1)
 
     def log_prob(params: Params, encoding: FullEncoding, z: Array) -> Values:
         return jax.vmap(multivariate_normal.log_prob)(z, *encoding)
