@@ -416,15 +416,15 @@ def test_examples_that_are_nan_are_counted(finished_run):
     terms = single_latent_terms(jnp.asarray([-1.0, jnp.nan, -3.0]), jnp.zeros(3))
     values = {
         "elbo": np.asarray(terms.elbo),
-        "log_evidence": np.asarray([-1.0, -1.0, -np.inf]),
+        "log_evidence": np.asarray([np.nan, -1.0, -np.inf]),
         "effective_samples": np.ones(3),
         "baseline": -np.ones(3),
     }
     numbers = experiment.numbers.split_numbers(prepared, "test", terms, values)
-    assert numbers["num_nan_examples"] == 1
+    assert numbers["num_nan_examples"] == 2
     result = {**directory.read_result(finished_run), **numbers}
     assert [row[1] for row in tables.result_table(result) if row[0] == "NaN"] == [
-        "1 of 3"
+        "2 of 3"
     ]
     whole = directory.read_result(finished_run)
     assert whole["num_nan_examples"] == 0
