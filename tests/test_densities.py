@@ -335,6 +335,31 @@ def test_multivariate_normal_equals_scipy(x64, key):
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
+def test_reparameterized_noise_has_the_density_of_where_it_lands(x64, key):
+    draws = normals(key, (6, 3))
+    eps, mean, log_std = draws[:3]
+    cholesky = jnp.tril(draws[3:], -1) + jnp.diag(jnp.exp(log_std))
+    x, log_q = normal.reparameterize(eps, mean, log_std)
+    np.testing.assert_allclose(x, mean + np.exp(log_std) * eps, rtol=1e-13)
+    np.testing.assert_allclose(log_q, normal_reference(x, mean, log_std), rtol=1e-12)
+    x, log_q = multivariate_normal.reparameterize(eps, mean, cholesky)
+    np.testing.assert_allclose(x, mean + np.asarray(cholesky) @ eps, rtol=1e-13)
+    law = stats.multivariate_normal(mean, cholesky @ cholesky.T)
+    np.testing.assert_allclose(log_q, law.logpdf(x), rtol=1e-11)
+
+
+def test_narrow_reparameterized_noise_keeps_its_density(key):
+    """Where std is below the spacing of float32 at the mean, x has no noise left."""
+    eps = normals(key, (3,))
+    mean, log_std = jnp.full(3, 1e4), jnp.full(3, -25.0)
+    expected = stats.norm(0.0, 1.0).logpdf(eps).sum() + 75.0
+    x, log_q = normal.reparameterize(eps, mean, log_std)
+    chex.assert_trees_all_equal(x, mean)
+    np.testing.assert_allclose(log_q, expected, rtol=1e-6)
+    _, log_q = multivariate_normal.reparameterize(eps, mean, jnp.diag(jnp.exp(log_std)))
+    np.testing.assert_allclose(log_q, expected, rtol=1e-6)
+
+
 def test_entropy_is_minus_the_expected_log_density(x64, key):
     log_std, mean = jnp.asarray([0.3, -0.7]), jnp.asarray([1.0, 2.0])
     draws = jax.vmap(lambda k: normal.sample(k, mean, log_std))(

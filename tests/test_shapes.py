@@ -45,6 +45,7 @@ LEVELS = jnp.zeros((2, 3), jnp.int32)
 CALLS = {
     "normal.log_prob": (normal.log_prob, (A, B, A)),
     "normal.sample": (normal.sample, (KEY, jnp.zeros(()), V)),
+    "normal.reparameterize": (normal.reparameterize, (V, A, A)),
     "bernoulli.log_prob": (bernoulli.log_prob, (A, B)),
     "categorical.log_prob": (categorical.log_prob, (LEVELS, jnp.zeros((3, 2, 4)))),
     "multivariate_normal.log_prob": (
@@ -58,6 +59,14 @@ CALLS = {
     "multivariate_normal.sample: cholesky": (
         multivariate_normal.sample,
         (KEY, V, jnp.eye(3)[:1]),
+    ),
+    "multivariate_normal.reparameterize": (
+        multivariate_normal.reparameterize,
+        (V[:1], V, jnp.eye(3)),
+    ),
+    "multivariate_normal.reparameterize: cholesky": (
+        multivariate_normal.reparameterize,
+        (V, V, jnp.eye(3)[:1]),
     ),
     "mixture.log_prob": (mixture.log_prob, (V, jnp.zeros(()))),
     "mixture.responsibilities": (mixture.responsibilities, (V, V[:1])),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 from jaxtyping import Array, Float
 
-from vgm.densities.normal import LOG_2PI
+from vgm.densities.normal import LOG_2PI, standard_log_prob
 from vgm.shapes import require, require_same
 from vgm.types import PRNGKey, Scalar
 
@@ -43,6 +43,38 @@ def log_prob(
     return -0.5 * (jnp.sum(whitened**2) + x.size * LOG_2PI) - log_determinant
 
 
+def reparameterize(
+    eps: Float[Array, " dim"],
+    mean: Float[Array, " dim"],
+    cholesky: Float[Array, "dim dim"],
+) -> tuple[Float[Array, " dim"], Scalar]:
+    """The vector that noise stands for, mean + L eps, and its log density in nats.
+
+    Of the noise, like `normal.reparameterize`: log N(eps; 0, I) - sum log diag L.
+
+    >>> import jax.numpy as jnp
+    >>> x, log_q = reparameterize(jnp.zeros(2), jnp.ones(2), 2.0 * jnp.eye(2))
+    >>> float(x[0]), float(log_q)
+    (1.0, -3.2242)
+
+    Args:
+        eps: A draw of N(0, I).
+        mean: Mean.
+        cholesky: Lower Cholesky factor L of the covariance.
+
+    Returns:
+        The vector, differentiable in mean and cholesky, and its log density.
+
+    Raises:
+        ValueError: If the shapes of the arguments do not fit.
+    """
+    require_same("multivariate_normal.reparameterize", eps=eps, mean=mean)
+    require("multivariate_normal.reparameterize: cholesky", cholesky, 2 * mean.shape)
+    x = mean + jnp.matmul(cholesky, eps, precision="highest")
+    log_determinant = jnp.sum(jnp.log(jnp.diagonal(cholesky)))
+    return x, standard_log_prob(eps) - log_determinant
+
+
 def sample(
     key: PRNGKey, mean: Float[Array, " dim"], cholesky: Float[Array, "dim dim"]
 ) -> Float[Array, " dim"]:
@@ -60,7 +92,8 @@ def sample(
         ValueError: If the shapes of the arguments do not fit.
     """
     require("multivariate_normal.sample: cholesky", cholesky, 2 * mean.shape)
-    return mean + cholesky @ jax.random.normal(key, mean.shape, mean.dtype)
+    eps = jax.random.normal(key, mean.shape, mean.dtype)
+    return reparameterize(eps, mean, cholesky)[0]
 
 
 def entropy(cholesky: Float[Array, "dim dim"]) -> Scalar:

@@ -63,6 +63,38 @@ def standard_log_prob(x: Float[Array, "*event"]) -> Scalar:
     return log_prob(x, origin, origin)
 
 
+def reparameterize(
+    eps: Float[Array, "*event"],
+    mean: Float[Array, "*event"],
+    log_std: Float[Array, "*event"],
+) -> tuple[Float[Array, "*event"], Scalar]:
+    """The event that noise stands for, and its log density in nats.
+
+    x = mean + std * eps (Kingma & Welling 2014, eq. 9); log N(x; mean, std) is that of
+    eps less sum log_std. Read from x it would lose the noise where std is less than the
+    spacing of numbers around the mean.
+
+    >>> import jax.numpy as jnp
+    >>> x, log_q = reparameterize(jnp.ones(1), jnp.full(1, 3.0), jnp.full(1, -20.0))
+    >>> float(x[0]), float(log_q)
+    (3.0, 18.5811)
+
+    Args:
+        eps: A draw of N(0, I).
+        mean: Mean of each coordinate.
+        log_std: Log standard deviation of each coordinate.
+
+    Returns:
+        The event, differentiable in mean and log_std, and its log density.
+
+    Raises:
+        ValueError: If the shapes of the arguments do not fit.
+    """
+    require_same("normal.reparameterize", eps=eps, mean=mean, log_std=log_std)
+    x = mean + jnp.exp(log_std) * eps
+    return x, standard_log_prob(eps) - jnp.sum(log_std)
+
+
 def sample(
     key: PRNGKey, mean: Float[Array, "*event"], log_std: Float[Array, "*event"]
 ) -> Float[Array, "*event"]:
@@ -81,7 +113,7 @@ def sample(
     """
     require_same("normal.sample", mean=mean, log_std=log_std)
     eps = jax.random.normal(key, mean.shape, mean.dtype)
-    return mean + jnp.exp(log_std) * eps
+    return reparameterize(eps, mean, log_std)[0]
 
 
 def entropy(log_std: Float[Array, "*event"]) -> Scalar:

@@ -4,7 +4,6 @@ An encoder emits ``num_outputs`` numbers an example. Everything here has a leadi
 axis: a family may hold a network.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -107,10 +106,8 @@ def sample_normal(
     Returns:
         Rows, reparameterised, and log densities in nats.
     """
-    # Of the noise, not of z: a z that is rounded beside its mean has lost it.
     eps = jax.random.normal(key, mean.shape, mean.dtype)
-    log_q = jax.vmap(normal.standard_log_prob)(eps) - jnp.sum(log_std, axis=-1)
-    return mean + jnp.exp(log_std) * eps, log_q
+    return jax.vmap(normal.reparameterize)(eps, mean, log_std)
 
 
 def diagonal(latent_dim: int) -> Posterior:
@@ -154,13 +151,8 @@ def full(latent_dim: int) -> Posterior:
     def draw(
         key: PRNGKey, params: Params, encoding: FullEncoding
     ) -> tuple[Array, Values]:
-        mean, cholesky = encoding
-        eps = jax.random.normal(key, mean.shape, mean.dtype)
-        product = functools.partial(jnp.matmul, precision="highest")
-        moved = jax.vmap(product)(cholesky, eps)
-        diagonal = jax.vmap(jnp.diag)(cholesky)
-        log_q = jax.vmap(normal.standard_log_prob)(eps)
-        return mean + moved, log_q - jnp.sum(jnp.log(diagonal), axis=-1)
+        eps = jax.random.normal(key, encoding.mean.shape, encoding.mean.dtype)
+        return jax.vmap(multivariate_normal.reparameterize)(eps, *encoding)
 
     def log_prob(params: Params, encoding: FullEncoding, z: Array) -> Values:
         return jax.vmap(multivariate_normal.log_prob)(z, *encoding)
