@@ -443,8 +443,13 @@ def test_sample_writes_an_array_and_a_picture(finished_run, tmp_path, capsys):
     other = str(tmp_path / "other.npz")
     assert sample.main([*arguments[:-1], other]) == 0
     assert Path(other).exists()
-    again = [str(finished_run), "--num-samples", "2", "--seed", "5"]
+    again = [str(finished_run), "--num-samples", "7", "--seed", "5"]
     assert [sample.main(again), sample.main(again)] == [0, 2]
+    with (
+        np.load(other) as first,
+        np.load(finished_run / "samples-seed-5.npz") as second,
+    ):
+        assert (first["samples"] != second["samples"]).any()
     assert re.search("--seed: .* exists already", capsys.readouterr().err)
 
 

@@ -238,6 +238,7 @@ def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     Returns:
         The same numbers.
     """
+    x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

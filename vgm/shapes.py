@@ -3,8 +3,10 @@
 And counts of which there must be one at least: the mean of nothing is no number.
 """
 
+import math
+
 import jax.numpy as jnp
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 
 
 def require_same(where: str, **arrays: ArrayLike) -> None:
@@ -72,3 +74,15 @@ def require_positive(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1; got {count}")
+
+
+def rows(x: Array) -> Array:
+    """The numbers of each example in a row, also where there is no example.
+
+    Args:
+        x: Examples on the first axis.
+
+    Returns:
+        As many rows.
+    """
+    return x.reshape(len(x), math.prod(x.shape[1:]))

@@ -74,13 +74,18 @@ def compose(*parts: Bijection) -> Bijection:
 
 def _in_turn(maps: list[Map]) -> Map:
     def apply(x: Any) -> tuple[Any, Scalar]:
-        total = jnp.zeros((), x.dtype)
+        total = _nothing(x)
         for each in maps:
             x, log_det = each(x)
             total = total + log_det
         return x, total
 
     return apply
+
+
+def _nothing(x: Event) -> Scalar:
+    """0, on the devices that hold x (``jax.shard_map``)."""
+    return jnp.sum(jnp.zeros_like(x))
 
 
 def scan(build: Callable[[Any], Bijection], params: Any) -> Bijection:
@@ -100,7 +105,10 @@ def scan(build: Callable[[Any], Bijection], params: Any) -> Bijection:
             value, log_det = getattr(build(params), direction)(value)
             return (value, total + log_det), None
 
-        start = (x, jnp.zeros((), x.dtype))
+        kinds = [x.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params))]
+        floats = [kind for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
+        x = x.astype(jnp.result_type(*floats))
+        start = (x, _nothing(x))
         result, _ = jax.lax.scan(step, start, params, reverse=direction == "inverse")
         return result
 

@@ -118,7 +118,11 @@ def denoising_matching(error: Event, increment: Scalar) -> Scalar:
 
     Returns:
         The divergence of one step, in nats.
+
+    Raises:
+        ValueError: If the increment is not one number.
     """
+    require("diffusion.denoising_matching: increment", increment, ())
     return 0.5 * jnp.expm1(increment) * jnp.sum(error**2)
 
 
@@ -135,7 +139,11 @@ def denoising_matching_continuous(error: Event, derivative: Scalar) -> Scalar:
 
     Returns:
         Nats per unit of time.
+
+    Raises:
+        ValueError: If the derivative is not one number.
     """
+    require("diffusion.denoising_matching_continuous: derivative", derivative, ())
     return 0.5 * derivative * jnp.sum(error**2)
 
 

@@ -74,8 +74,9 @@ def single_latent_terms(
         reconstruction=reconstruction,
         prior_matching=prior_matching,
     )
+    reconstruction = jnp.asarray(reconstruction)
     empty = jnp.zeros((*reconstruction.shape, 0), reconstruction.dtype)
-    return ElboTerms(reconstruction, prior_matching, empty)
+    return ElboTerms(reconstruction, jnp.asarray(prior_matching), empty)
 
 
 def from_log_ratio(

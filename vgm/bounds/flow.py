@@ -20,7 +20,7 @@ from jaxtyping import Array, Int
 from vgm.bijections import Bijection
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
 from vgm.numerics import log_sigmoid
-from vgm.shapes import require
+from vgm.shapes import require, require_same
 from vgm.types import Event, PRNGKey, Scalar
 
 LogProb = Callable[[Event], Scalar]
@@ -116,8 +116,13 @@ def flow_matching_error(
 
     Returns:
         The squared error.
+
+    Raises:
+        ValueError: If data, noise and velocity differ in shape.
     """
+    require_same("flow_matching_error", x=x, z=z)
     there = velocity(t, (1.0 - t) * x + t * z)
+    require("the velocity", there, x.shape)
     return jnp.sum((there - (z - x)) ** 2)
 
 
@@ -172,7 +177,11 @@ def dequantize(
 
     Returns:
         The logits, and the log determinant.
+
+    Raises:
+        ValueError: If levels and noise differ in shape.
     """
+    require_same("dequantize", x=x, w=w)
     log_u, log_rest_u = log_sigmoid(w), log_sigmoid(-w)
     log_y = jnp.logaddexp(jnp.log(x.astype(w.dtype)), log_u)
     log_rest = jnp.logaddexp(jnp.log((levels - 1 - x).astype(w.dtype)), log_rest_u)

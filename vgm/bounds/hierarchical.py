@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 
 from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
-from vgm.shapes import require
+from vgm.shapes import require, require_positive
 from vgm.types import PRNGKey
 
 Nats = Float[Array, "*batch"]
@@ -198,7 +198,11 @@ def top_down_terms(
     Returns:
         Terms in nats: the top layer's divergence as prior matching, those of the other
         layers as denoising terms, z_1 first.
+
+    Raises:
+        ValueError: If there is no level.
     """
+    require_positive(levels=len(levels))
     divergences = []
     for key_level, level in zip(
         jax.random.split(key, len(levels)), levels, strict=True

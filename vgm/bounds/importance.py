@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.numerics import expm1_minus_over_square, log_mean_exp
-from vgm.shapes import require_draws, require_positive
+from vgm.shapes import require, require_draws, require_positive
 from vgm.types import PRNGKey, Scalar
 
 
@@ -103,15 +103,19 @@ def renyi(log_w: Float[Array, " samples"], alpha: Scalar) -> Scalar:
         The bound.
 
     Raises:
-        ValueError: If log_w has another axis than that of the draws.
+        ValueError: If log_w has another axis than that of the draws, or alpha has one.
     """
     require_draws("importance.renyi", log_w=log_w)
+    require("importance.renyi: alpha (over orders use jax.vmap)", alpha, ())
+    log_w = jnp.asarray(log_w, jnp.result_type(log_w, float))
     alpha = jnp.asarray(alpha, log_w.dtype)
     d = 1.0 - jnp.where(jnp.isinf(alpha), 0.0, alpha)
     mean = jnp.mean(log_w)
     # A weight of 0 has no mean logarithm to centre on: the plain form serves.
     centre = jnp.where(jnp.isfinite(mean), mean, 0.0)
-    y = d * (log_w - centre)
+    none = jnp.isneginf(log_w)
+    y = d * jnp.where(none, 0.0, log_w - centre)
+    y = jnp.where(none, jnp.where(d > 0.0, -jnp.inf, jnp.inf), y)
     small = jnp.all(jnp.abs(y) < 1.0) & jnp.isfinite(mean)
     near = jnp.where(small, log_w - centre, 0.0)
     # mean [exp(y) - 1 - y] = d a: divided by d in closed form, derivatives too.
@@ -156,8 +160,11 @@ def empty_accumulator(shape: tuple[int, ...]) -> Accumulator:
     Returns:
         Sums over nothing.
     """
-    zeros = jnp.zeros(shape)
-    return Accumulator(jnp.full(shape, -jnp.inf), zeros, zeros, jnp.zeros(()))
+    return _no_weights(jnp.zeros(shape))
+
+
+def _no_weights(zeros: Float[Array, "*batch"]) -> Accumulator:
+    return Accumulator(zeros - jnp.inf, zeros, zeros, jnp.zeros((), zeros.dtype))
 
 
 def accumulate(
@@ -239,7 +246,8 @@ def stream(
     """
     require_positive(num_samples=num_samples, chunk_size=chunk_size)
     chunk_size = min(chunk_size, num_samples)
-    shape = jax.eval_shape(log_weight, key).shape
+    # Of the type and on the devices of the weights (``jax.shard_map``).
+    zeros = jnp.zeros_like(jax.eval_shape(log_weight, key))
     draw = jax.vmap(lambda index: log_weight(jax.random.fold_in(key, index)))
     num_chunks, rest = divmod(num_samples, chunk_size)
 
@@ -247,7 +255,7 @@ def stream(
         indices = chunk * chunk_size + jnp.arange(chunk_size)
         return accumulate(accumulator, draw(indices))
 
-    result = jax.lax.fori_loop(0, num_chunks, add, empty_accumulator(shape))
+    result = jax.lax.fori_loop(0, num_chunks, add, _no_weights(zeros))
     if rest:
         result = accumulate(result, draw(num_chunks * chunk_size + jnp.arange(rest)))
     return result

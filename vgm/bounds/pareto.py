@@ -80,6 +80,7 @@ def smooth(log_w: Float[Array, " samples"]) -> Float[Array, " samples"]:
     Raises:
         ValueError: If there are too few weights.
     """
+    log_w = jnp.asarray(log_w)
     tail, threshold = _tail(log_w)
     num_tail, maximum = tail_size(len(log_w)), jnp.max(log_w)
     order = jnp.argsort(log_w)[-num_tail:]

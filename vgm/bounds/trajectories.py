@@ -105,8 +105,11 @@ def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scala
     require_positive(num_steps=num_steps)
     x = at_least_float32(x)
     key_top, key_steps = jax.random.split(key)
+    gamma_1 = chain.schedule.gamma(jnp.ones((), x.dtype))
+    # What is carried keeps one precision, also where gamma or the network has more.
+    x = x.astype(jnp.result_type(x, gamma_1))
     eps_1 = jax.random.normal(key_top, x.shape, x.dtype)
-    mean, log_std = gaussian.marginal(x, chain.schedule.gamma(jnp.ones((), x.dtype)))
+    mean, log_std = gaussian.marginal(x, gamma_1)
     z_1 = mean + jnp.exp(log_std) * eps_1
     start = normal.standard_log_prob(z_1) - normal.log_prob(z_1, mean, log_std)
 
@@ -117,7 +120,7 @@ def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scala
         key, index = inputs
         t, width = grid_time(index, num_steps, x.dtype)
         increment = chain.schedule.increment(t, width)
-        error = noise_error(x, eps, chain.schedule.gamma(t), chain)
+        error = noise_error(x, eps, chain.schedule.gamma(t), chain).astype(x.dtype)
         xi = jax.random.normal(key, x.shape, x.dtype)
         log_w += jnp.sqrt(jnp.expm1(increment)) * jnp.sum(xi * error)
         log_w -= denoising_matching(error, increment)

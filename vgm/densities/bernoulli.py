@@ -46,7 +46,7 @@ def sample(key: PRNGKey, logits: Float[Array, "*event"]) -> Float[Array, "*event
         Zeros and ones, in the dtype of the logits.
     """
     draws = jax.random.bernoulli(key, jax.nn.sigmoid(logits))
-    return draws.astype(logits.dtype)
+    return draws.astype(jnp.result_type(logits))
 
 
 def entropy(logits: Float[Array, "*event"]) -> Scalar:

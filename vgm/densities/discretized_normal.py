@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from vgm.densities.levels import nearest_level, on_levels, scale_levels
 from vgm.densities.normal import LOG_2PI
-from vgm.numerics import log_ndtr, log_ndtr_remainder
+from vgm.numerics import at_least_float32, log_ndtr, log_ndtr_remainder
 from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
@@ -57,6 +57,7 @@ def log_prob(
     """
     require_same("discretized_normal.log_prob", x=x, mean=mean, log_std=log_std)
     x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()
+    mean, log_std = at_least_float32(mean), at_least_float32(log_std)
     half_width = 1.0 / (levels - 1)
     inverse_std = jnp.exp(-log_std)
     centre = scale_levels(x, levels=levels, dtype=mean.dtype) - mean

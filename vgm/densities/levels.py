@@ -26,13 +26,26 @@ def on_levels(
     Raises:
         TypeError: If x are no integers.
     """
+    require_integers(x, levels)
+    # Not x < levels: where x are bytes, 256 is none.
+    return jnp.where((x >= 0) & (x <= levels - 1), log_mass, -jnp.inf)
+
+
+def require_integers(x: Array, levels: int) -> None:
+    """Check that observations can be levels.
+
+    Args:
+        x: Observations.
+        levels: Number of levels.
+
+    Raises:
+        TypeError: If they are no integers.
+    """
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(
             f"levels are integers 0 .. {levels - 1}; got {x.dtype}: images scaled to "
             "[0, 1] are to be rounded to levels, or are a density's"
         )
-    # Not x < levels: where x are bytes, 256 is none.
-    return jnp.where((x >= 0) & (x <= levels - 1), log_mass, -jnp.inf)
 
 
 def scale_levels(

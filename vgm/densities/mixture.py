@@ -3,9 +3,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.shapes import require_same
+from vgm.shapes import require, require_same
 from vgm.types import PRNGKey, Scalar
 
 
@@ -32,6 +33,7 @@ def log_prob(
     require_same(
         "mixture.log_prob", component_log_prob=component_log_prob, logits=logits
     )
+    require("mixture.log_prob: logits", logits, (jnp.size(logits),))
     return jax.nn.logsumexp(component_log_prob + jax.nn.log_softmax(logits))
 
 

@@ -92,7 +92,7 @@ def sample(
         ValueError: If the shapes of the arguments do not fit.
     """
     require("multivariate_normal.sample: cholesky", cholesky, 2 * mean.shape)
-    eps = jax.random.normal(key, mean.shape, mean.dtype)
+    eps = jax.random.normal(key, mean.shape, jnp.result_type(mean))
     return reparameterize(eps, mean, cholesky)[0]
 
 
@@ -110,6 +110,11 @@ def entropy(cholesky: Float[Array, "dim dim"]) -> Scalar:
 
     Returns:
         The entropy.
+
+    Raises:
+        ValueError: If the factor is not one square matrix.
     """
+    rows = jnp.shape(cholesky)[:1]
+    require("multivariate_normal.entropy: cholesky", cholesky, 2 * rows)
     diagonal = jnp.diagonal(cholesky)
     return jnp.sum(jnp.log(diagonal) + 0.5 * (LOG_2PI + 1.0))

@@ -112,7 +112,7 @@ def sample(
         ValueError: If the shapes of the arguments do not fit.
     """
     require_same("normal.sample", mean=mean, log_std=log_std)
-    eps = jax.random.normal(key, mean.shape, mean.dtype)
+    eps = jax.random.normal(key, mean.shape, jnp.result_type(mean))
     return reparameterize(eps, mean, log_std)[0]
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.bounds import elbo
+from vgm.errors import UserError
 from vgm.models import (
     conditions,
     families,
@@ -28,6 +29,7 @@ from vgm.models import (
     priors,
 )
 from vgm.models.protocol import Latents, LatentVariableModel
+from vgm.shapes import rows
 from vgm.types import Condition, Params, PRNGKey
 
 
@@ -58,6 +60,8 @@ class VAE(LatentVariableModel):
         start = families.initial(self.likelihood, x)
         features = families.features(self.likelihood, start, one[0])
         context = conditions.vectors(one[1], self.num_classes)
+        if context is not None and self.prior.reads_encoder:
+            raise UserError("a VampPrior has no condition; give another prior")
         z = jnp.zeros((1, math.prod(self.posterior.latent_shape)))
         params = {
             "encoder": self.encoder.init(keys[0], features, context, train=False),
@@ -102,7 +106,7 @@ class VAE(LatentVariableModel):
         outputs = networks.apply(
             self.decoder,
             params["decoder"],
-            z.reshape(len(z), -1),
+            rows(z),
             conditions.vectors(condition, self.num_classes),
             key=dropout_key,
         )

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
 from vgm.models import conditions, families, networks
 from vgm.models.likelihoods import Likelihood
+from vgm.shapes import rows
 from vgm.types import Condition, Params, PRNGKey
 
 
@@ -120,4 +121,4 @@ class Autoregressive:
         return jax.lax.scan(step, x, (keys, jnp.arange(dim)))[0]
 
     def _vectors(self, params: Params, x: Any) -> Float[Array, "batch dim"]:
-        return families.features(self.likelihood, params, x).reshape(len(x), -1)
+        return rows(families.features(self.likelihood, params, x))

@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vgm.errors import UserError
+from vgm.shapes import rows
 from vgm.types import Condition
 
 
@@ -18,12 +20,13 @@ def vectors(
         num_classes: Number of classes of an integer condition; 0 without.
 
     Returns:
-        The vectors, or None without a condition. NaN for a class that there is not:
-        a vector of zeros would pass for one.
+        The vectors, or None without a condition. In a traced program NaN for a class
+        that there is not: a vector of zeros would pass for one.
 
     Raises:
         UserError: If there is an integer condition and no number of classes, or the
-            one without the other; if an array has no row for each example.
+            one without the other; if an array has no row for each example, or, outside
+            of traced programs, a class that there is not.
     """
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(condition)]
     if not leaves and num_classes:
@@ -39,8 +42,8 @@ def vectors(
             f"the model is conditional, on one of {num_classes} classes: give "
             f"integers; got {', '.join(str(leaf.dtype) for leaf in leaves)}"
         )
-    rows = {leaf.shape[:1] for leaf in leaves}
-    if len(rows) > 1 or () in rows:
+    counts = {leaf.shape[:1] for leaf in leaves}
+    if len(counts) > 1 or () in counts:
         raise UserError(
             "a condition needs arrays with one row an example; got shapes "
             f"{', '.join(str(leaf.shape) for leaf in leaves)}"
@@ -52,8 +55,17 @@ def vectors(
                 raise UserError(
                     "an integer condition needs num_classes; got num_classes=0"
                 )
-            inside = (leaf >= 0) & (leaf < num_classes)
-            one_hot = jax.nn.one_hot(leaf, num_classes)
-            leaf = jnp.where(inside[..., None], one_hot, jnp.nan)
-        parts.append(leaf.reshape(len(leaf), -1))
+            leaf = _one_hot(leaf, num_classes)
+        parts.append(rows(leaf))
     return jnp.concatenate(parts, axis=-1)
+
+
+def _one_hot(classes: Array, num_classes: int) -> Float[Array, "*batch classes"]:
+    inside = (classes >= 0) & (classes < num_classes)
+    # Discrete draws of NaN are 0: what can be seen is refused.
+    if not isinstance(inside, Tracer) and not inside.all():
+        raise UserError(
+            f"classes are 0 .. {num_classes - 1}; got {classes[~inside][0]}"
+        )
+    one_hot = jax.nn.one_hot(classes, num_classes)
+    return jnp.where(inside[..., None], one_hot, jnp.nan)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.models.networks import Vectors
+from vgm.shapes import rows
 
 Times = Float[Array, " batch"]
 ZEROS = nn.initializers.zeros
@@ -112,7 +113,7 @@ class MLPDenoiser(nn.Module):
         dense = functools.partial(nn.Dense, self.width, dtype=self.dtype)
         norm = functools.partial(nn.LayerNorm, dtype=self.dtype)
         embedding = TimeEmbedding(self.width, self.dtype)(time, context)
-        h = dense()(fourier_features(z, self.exponents).reshape(len(z), -1))
+        h = dense()(rows(fourier_features(z, self.exponents)))
         for _ in range(self.num_blocks):
             inner = dense()(jax.nn.silu(norm()(h))) + dense()(embedding)
             inner = jax.nn.silu(norm()(inner))

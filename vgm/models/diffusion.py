@@ -23,6 +23,7 @@ from vgm.models.heads import Decoder, Head
 from vgm.models.noise import LearnableSchedule
 from vgm.processes import times
 from vgm.samplers import diffusion as samplers
+from vgm.shapes import require
 from vgm.types import Condition, Event, Params, PRNGKey, Scalar
 
 
@@ -31,7 +32,8 @@ class Diffusion:
     """A variational diffusion as pure functions around one network.
 
     Attributes:
-        network: (z, time, context, train) to outputs.
+        network: (z, time, context, train) to outputs, the head's number of them a
+            coordinate on a last axis.
         head: What the outputs mean.
         decoder: p(x | z_0).
         schedule: gamma(t).
@@ -57,12 +59,8 @@ class Diffusion:
     num_classes: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("num_steps", 1),
-            ("train_num_steps", 0),
-            ("num_times", 0),
-            ("chunk_size", 1),
-        ):
+        lowest = {"num_steps": 1, "train_num_steps": 0, "num_times": 0, "chunk_size": 1}
+        for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise ValueError(
                     f"{name} must be at least {least}; got {getattr(self, name)}"
@@ -101,6 +99,7 @@ class Diffusion:
             conditions.vectors(one, self.num_classes),
             key=dropout_key,
         )
+        require("the network's outputs", values, (1, *z.shape, self.head.num_outputs))
         return self.head.expand(values[0]) + params["output_bias"]
 
     def chain(

@@ -21,6 +21,7 @@ from vgm.errors import UserError
 from vgm.models import conditions
 from vgm.models.layers import Context, Layer, push
 from vgm.models.learned import velocity
+from vgm.numerics import at_least_float32
 from vgm.processes import times
 from vgm.shapes import require
 from vgm.types import Condition, Event, Params, PRNGKey, Scalar
@@ -60,7 +61,7 @@ class Flow:
         require("x", x, (len(x), *self.event_shape))
         key_u, key_data, key_layers, key_noise = jax.random.split(key, 4)
         context = conditions.vectors(condition, self.num_classes)
-        value = x
+        value = x if self.levels else at_least_float32(x)
         if self.levels:
             w = bound.sample_uniform(key_u, x.shape)
             value, _ = jax.vmap(self._dequantize)(x, w)

@@ -139,7 +139,7 @@ def repeat(layer: Layer, num_layers: int) -> Layer:
     def init(key: PRNGKey, x: Batch, contexts: Contexts) -> Params:
         def step(x: Batch, key: PRNGKey) -> tuple[Batch, Params]:
             params = layer.init(key, x, contexts)
-            return push(layer, params, x, contexts), params
+            return push(layer, params, x, contexts).astype(x.dtype), params
 
         return jax.lax.scan(step, x, jax.random.split(key, num_layers))[1]
 

@@ -75,7 +75,16 @@ def masked(family: Likelihood) -> Likelihood:
 
     def known(x: Masked) -> Any:
         """The values, with 0 for whatever stands where nothing was observed."""
+        if not isinstance(x, Masked):
+            raise TypeError(
+                "a model of missing numbers takes types.Masked(values, observed); got "
+                f"{type(x).__name__}"
+            )
         return jnp.where(x.observed, x.values, 0).astype(x.values.dtype)
+
+    def features(x: Masked) -> Any:
+        values = family.features(known(x))
+        return jnp.where(x.observed, values, 0.0)
 
     def log_prob(x: Masked, outputs: Outputs) -> Scalar:
         values = known(x).ravel()
@@ -85,7 +94,7 @@ def masked(family: Likelihood) -> Likelihood:
         return jnp.sum(jnp.where(x.observed.ravel(), by_coordinate, 0.0))
 
     return family._replace(
-        features=lambda x: jnp.where(x.observed, family.features(known(x)), 0.0),
+        features=features,
         log_prob=log_prob,
         initial_bias=lambda x: family.initial_bias(known(x), x.observed),
         moments=moments and (lambda x: moments(known(x), x.observed)),

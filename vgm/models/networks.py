@@ -12,10 +12,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 from jaxtyping import Array, Float
 
 from vgm.errors import UserError
 from vgm.models.convolutions import Conv, ConvTranspose
+from vgm.shapes import rows
 from vgm.types import Params, PRNGKey
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -95,7 +97,7 @@ class ConditionalMLP(nn.Module):
         train: bool,
     ) -> Float[Array, " batch *outputs"]:
         """Outputs for a batch of events."""
-        flat = _join(x.reshape(len(x), -1), condition)
+        flat = _join(rows(x), condition)
         return self.mlp(flat, train=train).reshape(len(x), *self.output_shape)
 
 
@@ -124,7 +126,7 @@ class ConvEncoder(nn.Module):
         for channels in (self.channels, 2 * self.channels):
             x = Conv(channels, (4, 4), strides=(2, 2))(x)
             x = ACTIVATIONS[self.activation](x)
-        flat = _join(x.reshape(len(x), -1), condition)
+        flat = _join(rows(x), condition)
         return self.head(flat, train=train)
 
 
@@ -176,9 +178,15 @@ def apply(
 
     Returns:
         Its outputs.
+
+    Raises:
+        UserError: If the parameters are of other inputs.
     """
     rngs = None if key is None else {"dropout": key}
-    outputs = module.apply(params, *args, train=key is not None, rngs=rngs, **kw)
+    try:
+        outputs = module.apply(params, *args, train=key is not None, rngs=rngs, **kw)
+    except (ScopeParamShapeError, ScopeParamNotFoundError) as error:
+        raise UserError("x or its condition has not its shape of init") from error
     return jax.tree.map(jnp.asarray, outputs)
 
 
@@ -249,7 +257,7 @@ class VelocityMLP(nn.Module):
         train: bool,
     ) -> Float[Array, " batch *event"]:
         """dx/dt at a time, 0 at the start."""
-        flat = jnp.concatenate([x.reshape(len(x), -1), time[:, None]], axis=-1)
+        flat = jnp.concatenate([rows(x), time[:, None]], axis=-1)
         return self.mlp(_join(flat, context), train=train).reshape(x.shape)
 
 

@@ -108,6 +108,7 @@ def log_evidence(prior: Beta, x: Float[Array, " tosses"]) -> Scalar:
     Returns:
         The exact log evidence.
     """
+    x = jnp.asarray(x, jnp.result_type(x, float))
     before = jnp.arange(x.size, dtype=x.dtype)
     ones = jnp.cumsum(x) - x
     alike = jnp.where(x == 1, prior.a + ones, prior.b + before - ones)

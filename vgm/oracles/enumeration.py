@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.shapes import require_positive
 from vgm.types import Scalar
 
 LogJoint = Float[Array, " states"]
@@ -70,7 +71,11 @@ def iwae(
 
     Returns:
         E_q log 1/K sum_k p(x, z_k) / q(z_k).
+
+    Raises:
+        ValueError: If there is no draw.
     """
+    require_positive(num_samples=num_samples)
     log_q = jax.nn.log_softmax(q_logits)
     draws = jnp.meshgrid(*[jnp.arange(log_q.size)] * num_samples, indexing="ij")
     states = jnp.stack([draw.ravel() for draw in draws])

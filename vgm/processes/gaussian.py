@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.numerics import log_sigmoid
-from vgm.shapes import require_same
+from vgm.shapes import require, require_same
 from vgm.types import Event, Scalar
 
 
@@ -60,6 +60,7 @@ def diffuse(x: Event, eps: Event, gamma: Scalar) -> Event:
         ValueError: If data and noise differ in shape.
     """
     require_same("gaussian.diffuse", x=x, eps=eps)
+    require("gaussian.diffuse: gamma", gamma, ())
     alpha, sigma = alpha_sigma(gamma)
     return alpha * x + sigma * eps
 
@@ -73,9 +74,14 @@ def marginal(x: Event, gamma: Scalar) -> tuple[Event, Event]:
 
     Returns:
         Mean and log standard deviation.
+
+    Raises:
+        ValueError: If gamma is not one number.
     """
+    require("gaussian.marginal: gamma", gamma, ())
     alpha, _ = alpha_sigma(gamma)
-    return alpha * x, jnp.full_like(x, 0.5 * log_sigmoid(gamma))
+    mean = alpha * x
+    return mean, jnp.full_like(mean, 0.5 * log_sigmoid(gamma))
 
 
 def transition(z_s: Event, gamma_t: Scalar, increment: Scalar) -> tuple[Event, Event]:
@@ -88,9 +94,15 @@ def transition(z_s: Event, gamma_t: Scalar, increment: Scalar) -> tuple[Event, E
 
     Returns:
         Mean and log standard deviation.
+
+    Raises:
+        ValueError: If gamma or its increment is not one number.
     """
+    require("gaussian.transition: gamma_t", gamma_t, ())
+    require("gaussian.transition: increment", increment, ())
     log_std = 0.5 * (log_sigmoid(gamma_t) + jnp.log(-jnp.expm1(-increment)))
-    return _alpha_ratio(gamma_t, increment) * z_s, jnp.full_like(z_s, log_std)
+    mean = _alpha_ratio(gamma_t, increment) * z_s
+    return mean, jnp.full_like(mean, log_std)
 
 
 def posterior(
@@ -108,15 +120,19 @@ def posterior(
         Mean and log standard deviation.
 
     Raises:
-        ValueError: If latents and data differ in shape.
+        ValueError: If latents and data differ in shape, or gamma or its increment is
+            not one number.
     """
     require_same("gaussian.posterior", z_t=z_t, x=x)
+    require("gaussian.posterior: gamma_t", gamma_t, ())
+    require("gaussian.posterior: increment", increment, ())
     gamma_s = gamma_t - increment
     alpha_s, _ = alpha_sigma(gamma_s)
     share = -jnp.expm1(-increment)
     mean = jnp.exp(-increment) / _alpha_ratio(gamma_t, increment) * z_t
+    mean = mean + alpha_s * share * x
     log_std = 0.5 * (log_sigmoid(gamma_s) + jnp.log(share))
-    return mean + alpha_s * share * x, jnp.full_like(z_t, log_std)
+    return mean, jnp.full_like(mean, log_std)
 
 
 def _alpha_ratio(gamma_t: Scalar, increment: Scalar) -> Scalar:

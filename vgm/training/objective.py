@@ -18,7 +18,7 @@ from vgm.errors import UserError
 from vgm.models.diffusion import Diffusion
 from vgm.models.flow import Flow
 from vgm.models.protocol import GenerativeModel, LatentVariableModel, lacking
-from vgm.shapes import require_positive
+from vgm.shapes import require_positive, require_same
 from vgm.types import Batch, Params, PRNGKey, Scalar
 
 ValueAndGrad = Callable[
@@ -41,7 +41,11 @@ def weighted_mean(
 
     Returns:
         The weighted mean.
+
+    Raises:
+        ValueError: If the shapes of the arguments do not fit.
     """
+    require_same("weighted_mean", values=values, weight=weight)
     return jnp.sum(weight * values) / jnp.sum(weight)
 
 
@@ -190,9 +194,9 @@ def _as_one_batch(
 
 def _repeat(tree: Any, z: Any) -> Any:
     """A batch as often as its draws z hold it, one after the other."""
-    times = len(jax.tree.leaves(z)[0]) // len(jax.tree.leaves(tree)[0])
+    count = len(jax.tree.leaves(z)[0])
     return jax.tree.map(
-        lambda leaf: jnp.tile(leaf, (times, *[1] * (leaf.ndim - 1))), tree
+        lambda leaf: jnp.tile(leaf, (count // len(leaf), *[1] * (leaf.ndim - 1))), tree
     )
 
 

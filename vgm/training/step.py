@@ -71,7 +71,7 @@ def init_state(
         The state, sharing no buffer between its parts, so that it can be donated.
     """
     # Weak types would turn strong in the first step: a second compilation.
-    params = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), params)
+    params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), params)
     ema_params = jax.tree.map(jnp.copy, params) if ema_decay else None
     zero = jnp.zeros((), jnp.int32)
     return TrainState(

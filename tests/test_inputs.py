@@ -1,0 +1,384 @@
+"""What research code hands over: batches for examples, other precisions, no labels."""
+
+import re
+import warnings
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import optax
+import pytest
+from draws import disturbed, normals
+from jax.sharding import PartitionSpec
+from scipy import special
+
+from vgm import bijections, divergences
+from vgm.bijections import elementwise
+from vgm.bounds import diffusion as bound
+from vgm.bounds import flow as flow_bound
+from vgm.bounds import hierarchical, importance, pareto, trajectories
+from vgm.bounds.elbo import single_latent_terms
+from vgm.densities import bernoulli, categorical, discretized_normal, mixture, normal
+from vgm.densities import multivariate_normal as mvn
+from vgm.errors import UserError
+from vgm.models import diffusion, flows, heads, noise, priors, vae
+from vgm.oracles import beta_bernoulli, enumeration
+from vgm.processes import gaussian, schedules
+from vgm.training import objective, step
+from vgm.types import Batch
+
+KEY = jax.random.key(0)
+V, A = jnp.ones(3), jnp.ones((2, 3))
+GAMMAS = jnp.asarray([0.1, 0.2, 0.3])
+NUMBER = jnp.asarray(0.5)
+BATCHES = {
+    "increments": (bound.denoising_matching, (A, GAMMAS)),
+    "derivatives": (bound.denoising_matching_continuous, (A, GAMMAS)),
+    "ends": (bound.prior_matching, (V, GAMMAS)),
+    "diffuse": (gaussian.diffuse, (V, V, GAMMAS)),
+    "marginal": (gaussian.marginal, (V, GAMMAS)),
+    "transition": (gaussian.transition, (V, GAMMAS, NUMBER)),
+    "transition's increment": (gaussian.transition, (V, NUMBER, GAMMAS)),
+    "posterior": (gaussian.posterior, (V, V, GAMMAS, NUMBER)),
+    "posterior's increment": (gaussian.posterior, (V, V, NUMBER, GAMMAS)),
+    "orders": (importance.renyi, (V, GAMMAS)),
+    "factors": (mvn.entropy, (jnp.stack([jnp.eye(3)] * 3),)),
+    "mixtures": (mixture.log_prob, (A, A)),
+    "velocity": (flow_bound.flow_matching_error, (lambda t, x: x[0], NUMBER, V, V)),
+    "noise": (flow_bound.flow_matching_error, (lambda t, x: x, NUMBER, A, V)),
+    "weights": (objective.weighted_mean, (V, jnp.ones((3, 1)))),
+    "one weight": (objective.weighted_mean, (V, NUMBER)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_a_caller():
+    """As in a program that does not check its types, which the tests' wrapper does."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_batch_is_no_example(name):
+    """Each gave a number that looks right: paired, summed or of the last axis."""
+    function, arguments = BATCHES[name]
+    with pytest.raises(ValueError, match=r"must have (shape|one shape)|one shape"):
+        function(*arguments)
+
+
+def test_levels_and_noise_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"one shape.*x \(2, 3\), w \(3,\)"):
+        flow_bound.dequantize(A.astype(int), V, levels=4)
+
+
+@pytest.mark.parametrize("which", ["q", "p"])
+def test_log_densities_by_coordinate_are_refused(which):
+    """Their mean is the divergence over the number of coordinates."""
+    summed = normal.standard_log_prob
+    by_coordinate = jax.vmap(normal.standard_log_prob)
+    pair = (by_coordinate, summed) if which == "q" else (summed, by_coordinate)
+    with pytest.raises(ValueError, match=rf"log {which}\(z\), summed over coordinates"):
+        divergences.kl_monte_carlo(
+            KEY, lambda key: jax.random.normal(key, (3,)), *pair, num_samples=2
+        )
+
+
+def test_renyi_of_integers_is_that_of_their_values(key):
+    log_w = jnp.asarray([-1, -2, -4])
+    expected = np.log(np.mean(np.exp(0.5 * np.asarray(log_w)))) / 0.5
+    actual = importance.renyi(log_w, jnp.asarray(0.5))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_renyi_beside_a_weight_of_zero_has_its_derivatives(x64):
+    """The weight adds nothing: log(1/K sum over the others)."""
+    others = jnp.asarray([0.0, 1.0])
+    log_w = jnp.concatenate([jnp.asarray([-jnp.inf]), others])
+
+    def reference(others, alpha):
+        powers = (1 - alpha) * others
+        return (jax.nn.logsumexp(powers) - jnp.log(3.0)) / (1 - alpha)
+
+    for alpha in (0.0, 0.5, -1.0):
+        order = jnp.asarray(alpha)
+        value = importance.renyi(log_w, order)
+        np.testing.assert_allclose(value, reference(others, order), rtol=1e-12)
+        by_weight, by_order = jax.grad(importance.renyi, (0, 1))(log_w, order)
+        expected = jax.grad(reference, (0, 1))(others, order)
+        np.testing.assert_allclose(by_weight[1:], expected[0], rtol=1e-12)
+        np.testing.assert_allclose(by_order, expected[1], rtol=1e-12)
+        assert by_weight[0] == 0.0
+    assert importance.renyi(log_w, jnp.asarray(2.0)) == -jnp.inf
+
+
+def test_gaussians_of_integers_have_their_widths():
+    x = jnp.ones(2, int)
+    expected = 0.5 * np.log(special.expit(0.5))
+    np.testing.assert_allclose(gaussian.marginal(x, 0.5)[1], expected, rtol=1e-6)
+    real = jnp.ones(2)
+    chex.assert_trees_all_equal(
+        gaussian.posterior(x, x, 0.5, 0.1), gaussian.posterior(real, real, 0.5, 0.1)
+    )
+    chex.assert_trees_all_equal(
+        gaussian.transition(x, 0.5, 0.1), gaussian.transition(real, 0.5, 0.1)
+    )
+
+
+def test_divergence_of_narrow_normals_is_finite():
+    """1 / std is beyond float32 from -88.7 on: times 0 it was NaN."""
+    mean, log_std = jnp.ones(3), jnp.full(3, -90.0)
+    arguments = (mean, log_std, mean, log_std)
+    value, gradient = jax.value_and_grad(divergences.kl_normal, (0, 1, 2, 3))(
+        *arguments
+    )
+    chex.assert_trees_all_equal((value, gradient), (0.0, (0 * V,) * 4))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, bool, np.float32])
+def test_coin_tosses_are_of_any_type(kind):
+    tosses = np.arange(300) % 5 < 3
+    prior = beta_bernoulli.Beta(jnp.asarray(2.0), jnp.asarray(3.0))
+    expected = special.betaln(2 + 180, 3 + 120) - special.betaln(2, 3)
+    actual = beta_bernoulli.log_evidence(prior, tosses.astype(kind))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+class Denoiser(nn.Module):
+    """A network with some outputs a coordinate, or without their axis."""
+
+    outputs: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, z, time, context, *, train):
+        flat = nn.Dense(z.shape[-1] * int(np.prod(self.outputs)))(z)
+        return flat.reshape(*z.shape, *self.outputs)
+
+
+@pytest.mark.parametrize("outputs", [(), (2,)])
+def test_a_denoiser_with_other_outputs_is_refused(key, outputs):
+    """Without the axis the first coordinate's output was taken for all."""
+    model = diffusion.Diffusion(
+        Denoiser(outputs),
+        (head := heads.head("eps", levels=0)),
+        heads.decoder("normal", head, levels=0),
+        noise.schedule("linear", -6.0, 5.0),
+        (3,),
+        10,
+    )
+    x = normals(key, (4, 3))
+    params = model.init(key, x)
+    with pytest.raises(ValueError, match=r"outputs must have shape \(1, 3, 1"):
+        model.elbo_terms(key, params, x)
+
+
+MODELS: dict[str, Any] = {
+    "maf": lambda: flows.maf((3,), flows.Step(hidden=(8,)), 2),
+    "spline": lambda: flows.neural_spline_autoregressive(
+        (3,), flows.Step(hidden=(8,)), 2
+    ),
+    "realnvp": lambda: flows.realnvp((3,), flows.Step(hidden=(8,)), 2),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_conditional_flow_asks_for_its_condition(key, name):
+    """A masked network read none and gave another density."""
+    model = flows.flow(MODELS[name](), event_shape=(3,))
+    x, condition = normals(key, (20, 3)), normals(key, (20, 2))
+    params = disturbed(model.init(key, x, condition))
+    assert np.isfinite(model.log_prob(params, x, condition)).all()
+    with pytest.raises(UserError, match="condition"):
+        model.log_prob(params, x)
+    with pytest.raises(UserError, match="condition"):
+        model.log_prob(params, x, condition[:, :1])
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_draws_of_a_class_that_there_is_not_are_refused(key, label):
+    """They were valid zeros: discrete draws from NaN."""
+    model = vae.mlp(
+        event_shape=(6,),
+        latent_dim=2,
+        hidden=(4,),
+        likelihood="bernoulli",
+        num_classes=3,
+    )
+    x, labels = np.zeros((5, 6), np.float32), np.arange(5) % 3
+    params = model.init(key, x, labels)
+    with pytest.raises(UserError, match=rf"classes are 0 \.\. 2; got {label}"):
+        model.sample(key, params, 4, np.full(4, label))
+    bias = np.asarray(disturbed(params["output_bias"], 3.0))
+    params = params | {"output_bias": bias}
+    assert 0.0 < model.sample(key, params, 50, np.arange(50) % 3).mean() < 1.0
+    traced = jax.jit(lambda labels: model.sample_mean(key, params, 4, labels))
+    assert np.isnan(traced(np.full(4, label))).all()
+
+
+def test_no_examples_have_no_terms(key):
+    model = vae.mlp(
+        event_shape=(6,),
+        latent_dim=2,
+        hidden=(4,),
+        likelihood="bernoulli",
+        num_classes=3,
+    )
+    x, labels = np.zeros((5, 6), np.float32), np.arange(5) % 3
+    params = model.init(key, x, labels)
+    assert model.elbo_terms(key, params, x[:0], labels[:0]).elbo.shape == (0,)
+    assert model.sample(key, params, 0, labels[:0]).shape == (0, 6)
+
+
+def test_a_vamp_prior_has_no_condition(key):
+    model = vae.mlp(
+        event_shape=(6,),
+        latent_dim=2,
+        hidden=(4,),
+        likelihood="bernoulli",
+        num_classes=3,
+        prior=priors.vamp(2),
+    )
+    with pytest.raises(UserError, match="VampPrior"):
+        model.init(key, np.zeros((3, 6), np.float32), np.arange(3))
+
+
+def test_observed_numbers_alone_are_no_masked_ones(key):
+    model = vae.mlp(
+        event_shape=(3,),
+        latent_dim=2,
+        hidden=(4,),
+        likelihood="normal",
+        missing=True,
+    )
+    with pytest.raises(TypeError, match=r"types\.Masked"):
+        model.init(key, A)
+
+
+def test_repeating_no_encoding_gives_none():
+    draws = jnp.zeros((6, 2))
+    assert objective._repeat((), draws) == ()
+    chex.assert_trees_all_equal(
+        objective._repeat({"x": jnp.arange(2)}, draws), {"x": jnp.arange(6) % 2}
+    )
+
+
+def chain():
+    return bound.Chain(
+        schedules.linear(jnp.asarray(-5.0), jnp.asarray(5.0)),
+        lambda z, gamma: jnp.tanh(z) * jnp.asarray(0.3),
+        gaussian.PARAMETERISATIONS["eps"],
+        normal.standard_log_prob,
+    )
+
+
+def test_float32_data_under_double_precision(x64, key):
+    """Who turns double precision on for an oracle may still have float32 images."""
+    x = np.linspace(-1, 1, 3, dtype=np.float32)
+    for function in (bound.discrete_terms, trajectories.log_weight):
+        with jax.enable_x64(False):
+            expected = function(key, x, chain(), num_steps=4)
+        actual = function(key, x, chain(), num_steps=4)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5)
+    for name in MODELS:
+        model = flows.flow(MODELS[name](), event_shape=(3,))
+        data = np.asarray(normals(key, (20, 3)), np.float32)
+        params = disturbed(model.init(key, data))
+        expected = model.log_prob(params, data.astype(np.float64))
+        np.testing.assert_allclose(model.log_prob(params, data), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_flow_starts_from_half_precision(key, name):
+    model = flows.flow(MODELS[name](), event_shape=(3,))
+    x = normals(key, (20, 3)).astype(jnp.bfloat16)
+    params = model.init(key, x)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+    expected = model.init(key, x.astype(jnp.float32))
+    chex.assert_trees_all_close(params, expected, rtol=1e-6)
+
+
+def test_discretized_normal_in_half_precision_is_that_of_its_numbers():
+    x, mean = jnp.asarray([0, 3, 7]), jnp.asarray([0.1, 0.2, 0.3], jnp.bfloat16)
+    density = discretized_normal.log_prob
+    expected = density(x, mean.astype(jnp.float32), V - 2.0, levels=8)
+    actual = density(x, mean, (V - 2.0).astype(jnp.bfloat16), levels=8)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_streams_keep_the_precision_of_their_weights(x64, key):
+    sums = importance.stream(
+        key, lambda key: jnp.ones(2, jnp.float32), num_samples=3, chunk_size=2
+    )
+    assert {leaf.dtype for leaf in sums} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(importance.log_evidence(sums), 1.0, rtol=1e-6)
+
+
+def test_streams_and_loops_of_layers_run_under_shard_map(key):
+    devices = jax.local_device_count()
+    types = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=types)
+    x = normals(key, (2 * devices, 3))
+    layers = bijections.scan(
+        lambda log_scale: elementwise.affine(V, log_scale * V), jnp.asarray([0.1, 0.2])
+    )
+
+    def run(x):
+        def log_weight(key):
+            return jax.vmap(normal.standard_log_prob)(x) + jax.random.normal(key)
+
+        sums = importance.stream(key, log_weight, num_samples=3, chunk_size=2)
+        return importance.log_evidence(sums), jax.vmap(layers.forward)(x)[1]
+
+    spec = PartitionSpec("data")
+    split = jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)
+    chex.assert_trees_all_close(jax.jit(split)(x), run(x), rtol=1e-6)
+
+
+def test_numbers_of_numpy_are_taken_without_a_warning(key):
+    mean, log_std = np.zeros(3), np.zeros(3)
+    log_w = np.linspace(-1.0, 0.0, 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        normal.sample(key, mean, log_std)
+        mvn.sample(key, mean, np.eye(3))
+        bernoulli.sample(key, mean)
+        importance.renyi(log_w, 0.5)
+        bound.discrete_terms(key, mean, chain(), num_steps=2)
+        layers = bijections.compose(elementwise.affine(V, V), elementwise.affine(V, V))
+        layers.forward(mean)
+        assert pareto.smooth(log_w).shape == (40,)
+
+
+def test_small_things_that_a_caller_writes_in_python(key):
+    terms = single_latent_terms(-3.0, 0.0)
+    assert float(terms.elbo) == -3.0
+    assert terms.denoising_matching.shape == (0,)
+    state = step.init_state({"a": 0.5}, optax.sgd(0.1))
+    assert state.params["a"].dtype == jnp.float32
+
+
+def test_nothing_to_descend_or_to_draw_is_refused(key):
+    with pytest.raises(ValueError, match="levels must be at least 1; got 0"):
+        hierarchical.top_down_terms(key, V, [], log_likelihood=jnp.sum)
+    with pytest.raises(ValueError, match="num_samples must be at least 1; got 0"):
+        enumeration.iwae(V, V, num_samples=0)
+
+
+@pytest.mark.parametrize("kind", [jnp.float32, bool])
+def test_categories_are_integers(kind):
+    x = jnp.ones(3, kind)
+    with pytest.raises(TypeError, match=re.escape("levels are integers 0 .. 3")):
+        categorical.log_prob(x, jnp.zeros((3, 4)))
+
+
+def test_weights_of_another_shape_are_no_batch(key):
+    model = vae.mlp(event_shape=(6,), latent_dim=2, hidden=(4,), likelihood="bernoulli")
+    x = np.zeros((5, 6), np.float32)
+    params = model.init(key, x)
+    with pytest.raises(ValueError, match=r"values \(5,\), weight \(5, 1\)"):
+        objective.negative_elbo(model)(key, params, Batch(x, None, np.ones((5, 1))))
