@@ -12,6 +12,11 @@ def normals(key: jax.Array, shape: tuple[int, ...] = (), dtype: Any = float) -> 
     return _array(generator.standard_normal(shape), dtype)
 
 
+def bits(shape: tuple[int, ...]) -> Any:
+    """Zeros and ones, as likely."""
+    return _array(np.random.default_rng(0).random(shape) < 0.5, float)
+
+
 def disturbed(params: Any, scale: float = 0.1, seed: int = 0) -> Any:
     """Parameters away from their start, where most networks say nothing."""
     generator = np.random.default_rng(seed)

@@ -5,7 +5,6 @@ called.
 """
 
 import dataclasses
-from typing import Any
 
 import chex
 import evaluate
@@ -14,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sample
-from draws import disturbed
+from draws import bits, disturbed
+from presets import changed
 
 from vgm import configs, data, models
 from vgm.bounds.elbo import single_latent_terms
@@ -27,17 +27,6 @@ from vgm.experiment.reporter import Reporter
 from vgm.training import checkpoints, loop, sharding
 from vgm.training.step import StepMetrics, TrainState
 from vgm.types import Batch
-
-
-def changed(preset: str, values: dict[str, Any]) -> configs.Config:
-    """A preset with some fields replaced, named section.field."""
-    config = configs.PRESETS[preset][1]
-    for name, value in values.items():
-        section, field = name.split(".")
-        part = dataclasses.replace(getattr(config, section), **{field: value})
-        config = dataclasses.replace(config, **{section: part})
-    return config
-
 
 TINY = {
     "model.hidden": (8,),
@@ -377,10 +366,6 @@ def test_a_table_has_each_number_in_its_row():
     assert rows["bits/dim of the baseline"] == "6.500"
 
 
-def bits(shape):
-    return jnp.asarray(np.random.default_rng(0).random(shape) < 0.5, jnp.float32)
-
-
 def test_draws_of_a_vae_have_their_own_noise_and_means(key):
     model = models.vae.mlp(
         event_shape=(40,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
@@ -425,6 +410,7 @@ def test_dropout_is_in_autoregressive_training_alone(key):
     assert (np.asarray(off.elbo) != np.asarray(on.elbo)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["block", "layer"])
 def test_dropout_is_on_both_ways_of_a_ladder(key, where):
     model = models.hierarchical_vae.ladder(

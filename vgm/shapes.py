@@ -40,7 +40,8 @@ def require(what: str, array: ArrayLike, shape: tuple[int, ...]) -> None:
         ValueError: If it is not.
     """
     if jnp.shape(array) != shape:
-        raise ValueError(f"{what} must have shape {shape}; got {jnp.shape(array)}")
+        found = f"{what} must have shape {shape}; got {jnp.shape(array)}"
+        raise ValueError(found if shape else f"{found} (batch by jax.vmap)")
 
 
 def require_draws(where: str, **log_w: ArrayLike) -> None:

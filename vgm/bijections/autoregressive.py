@@ -38,7 +38,8 @@ def masked_autoregressive(
             found, _ = transform.inverse(z, conditioner(x))
             # Only the i-th: those after it were mapped by parameters that are not
             # theirs.
-            return jnp.where(jnp.arange(z.size) == i, found, x), None
+            here = jnp.arange(z.size) == i
+            return jnp.where(here, found, x).astype(z.dtype), None
 
         x, _ = jax.lax.scan(step, jnp.zeros_like(z), jnp.arange(z.size))
         return x, -transform.forward(x, conditioner(x))[1]

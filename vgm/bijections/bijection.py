@@ -107,7 +107,7 @@ def scan(build: Callable[[Any], Bijection], params: Any) -> Bijection:
 
         kinds = [x.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params))]
         floats = [kind for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
-        x = x.astype(jnp.result_type(*floats))
+        x = x.astype(jnp.result_type(*floats or kinds[:1]))
         start = (x, _nothing(x))
         result, _ = jax.lax.scan(step, start, params, reverse=direction == "inverse")
         return result

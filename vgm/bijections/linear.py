@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.bijections.bijection import Bijection, Event
+from vgm.shapes import require
 from vgm.types import Scalar
 
 
@@ -57,17 +58,18 @@ def lu(params: LU) -> Bijection:
     upper = jnp.triu(params.upper, 1) + jnp.diag(jnp.exp(params.log_diagonal))
 
     def log_det(x: Event) -> Scalar:
+        require("bijections.linear: x", x, (*x.shape[:-1], dim))
         return (x.size // dim) * jnp.sum(params.log_diagonal)
 
     def forward(x: Event) -> tuple[Event, Scalar]:
-        rows = x.reshape(-1, dim)
-        return (rows @ (lower @ upper).T).reshape(x.shape), log_det(x)
+        change, rows = log_det(x), x.reshape(-1, dim)
+        return (rows @ (lower @ upper).T).reshape(x.shape), change
 
     def inverse(z: Event) -> tuple[Event, Scalar]:
-        columns = z.reshape(-1, dim).T
+        change, columns = -log_det(z), z.reshape(-1, dim).T
         solve = jax.scipy.linalg.solve_triangular
         columns = solve(lower, columns, lower=True, unit_diagonal=True)
-        return solve(upper, columns).T.reshape(z.shape), -log_det(z)
+        return solve(upper, columns).T.reshape(z.shape), change
 
     return Bijection(forward, inverse)
 
@@ -88,7 +90,7 @@ def orthogonal(vectors: Float[Array, "reflections dim"]) -> Bijection:
         rows: Float[Array, "rows dim"], vector: Float[Array, " dim"]
     ) -> tuple[Float[Array, "rows dim"], None]:
         share = (rows @ vector) * (2.0 / jnp.sum(vector**2))
-        return rows - jnp.outer(share, vector), None
+        return (rows - jnp.outer(share, vector)).astype(rows.dtype), None
 
     def turn(x: Event, *, reverse: bool) -> tuple[Event, Scalar]:
         rows = x.reshape(-1, x.shape[-1])

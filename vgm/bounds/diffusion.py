@@ -215,6 +215,7 @@ def sampled_terms(
     require_positive(num_steps=num_steps)
     x = at_least_float32(x)  # and so gamma, which needs its digits
     key_outer, key_steps = jax.random.split(key)
+    _require_times(t)
     steps = step_of(t, num_steps)
     matching = _step_terms(key_steps, x, chain, steps, num_steps, chunk_size)
     return _with_outer_terms(key_outer, x, chain, num_steps / t.size * matching)
@@ -234,7 +235,11 @@ def continuous_terms(
     Returns:
         Terms in nats, whose expectation over t is the bound; one denoising term a
         time.
+
+    Raises:
+        ValueError: If there is no time, or a function of the chain gives other shapes.
     """
+    _require_times(t)
     x = at_least_float32(x)
     key_outer, key_times = jax.random.split(key)
 
@@ -245,6 +250,11 @@ def continuous_terms(
 
     rates = jax.vmap(rate)(jax.random.split(key_times, t.size), t)
     return _with_outer_terms(key_outer, x, chain, rates / t.size)
+
+
+def _require_times(t: Float[Array, " times"]) -> None:
+    require("t", t, (t.size,))
+    require_positive(times=t.size)
 
 
 def _step_terms(

@@ -19,6 +19,7 @@ from jaxtyping import Array, Int
 
 from vgm.bijections import Bijection
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
+from vgm.densities.levels import require_integers
 from vgm.numerics import log_sigmoid
 from vgm.shapes import require, require_same
 from vgm.types import Event, PRNGKey, Scalar
@@ -180,8 +181,10 @@ def dequantize(
 
     Raises:
         ValueError: If levels and noise differ in shape.
+        TypeError: If x are no integers.
     """
     require_same("dequantize", x=x, w=w)
+    require_integers(x, levels)
     log_u, log_rest_u = log_sigmoid(w), log_sigmoid(-w)
     log_y = jnp.logaddexp(jnp.log(x.astype(w.dtype)), log_u)
     log_rest = jnp.logaddexp(jnp.log((levels - 1 - x).astype(w.dtype)), log_rest_u)
@@ -199,7 +202,11 @@ def dequantized_terms(terms: ElboTerms, log_det: Scalar, log_q: Scalar) -> ElboT
 
     Returns:
         Terms whose ELBO is one draw of a log weight of P(x), in nats.
+
+    Raises:
+        ValueError: If the shapes of the arguments do not fit.
     """
+    require_same("dequantized_terms", terms=terms.elbo, log_det=log_det, log_q=log_q)
     return terms._replace(reconstruction=terms.reconstruction + log_det - log_q)
 
 

@@ -113,8 +113,7 @@ def elbo_score_function(
     """
     _require_two("elbo_score_function", num_samples)
     z = jax.lax.stop_gradient(_propose(key, params, system, num_samples))
-    log_joint = system.over_draws(lambda z: system.log_joint(params, z))(z)
-    log_q = system.over_draws(lambda z: system.log_posterior(params, z))(z)
+    log_joint, log_q = _log_densities(params, params, system, z)
     log_w = jax.lax.stop_gradient(log_joint - log_q)
     others = _mean_of_others(log_w)
     surrogate = jnp.mean(log_joint + (log_w - others) * log_q, axis=0)
@@ -158,8 +157,8 @@ def iwae_vimco(
     """
     _require_two("iwae_vimco", num_samples)
     z = jax.lax.stop_gradient(_propose(key, params, system, num_samples))
-    log_q = system.over_draws(lambda z: system.log_posterior(params, z))(z)
-    live = system.over_draws(lambda z: system.log_joint(params, z))(z) - log_q
+    log_joint, log_q = _log_densities(params, params, system, z)
+    live = log_joint - log_q
     log_w = jax.lax.stop_gradient(live)
     bound = _log_mean(log_w)
     # Signals do not see a common offset: without it they keep their digits.
@@ -233,13 +232,17 @@ def _propose(key: PRNGKey, params: Params, system: System, num_samples: int) -> 
 
 
 def _log_weights(p_params: Params, q_params: Params, system: System, z: Any) -> Array:
-    def log_weight(z: Any) -> Bound:
-        log_joint = system.log_joint(p_params, z)
-        log_posterior = system.log_posterior(q_params, z)
-        require_same("a System", log_joint=log_joint, log_posterior=log_posterior)
-        return log_joint - log_posterior
+    log_joint, log_posterior = _log_densities(p_params, q_params, system, z)
+    return log_joint - log_posterior
 
-    return system.over_draws(log_weight)(z)
+
+def _log_densities(
+    p_params: Params, q_params: Params, system: System, z: Any
+) -> tuple[LogWeights, LogWeights]:
+    log_joint = system.over_draws(lambda z: system.log_joint(p_params, z))(z)
+    log_posterior = system.over_draws(lambda z: system.log_posterior(q_params, z))(z)
+    require_same("a System", log_joint=log_joint, log_posterior=log_posterior)
+    return log_joint, log_posterior
 
 
 def _log_mean(log_w: LogWeights) -> Bound:

@@ -246,8 +246,9 @@ def stream(
     """
     require_positive(num_samples=num_samples, chunk_size=chunk_size)
     chunk_size = min(chunk_size, num_samples)
-    # Of the type and on the devices of the weights (``jax.shard_map``).
-    zeros = jnp.zeros_like(jax.eval_shape(log_weight, key))
+    # On the devices of the weights (``jax.shard_map``); halves cannot count to K.
+    like = jax.eval_shape(log_weight, key)
+    zeros = jnp.zeros_like(like, jnp.promote_types(like.dtype, jnp.float32))
     draw = jax.vmap(lambda index: log_weight(jax.random.fold_in(key, index)))
     num_chunks, rest = divmod(num_samples, chunk_size)
 

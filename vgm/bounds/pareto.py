@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.shapes import require_draws
 from vgm.types import Scalar
 
 MIN_SAMPLES = 25
@@ -62,7 +63,7 @@ def tail_index(log_w: Float[Array, " samples"]) -> Scalar:
     Raises:
         ValueError: If there are too few weights.
     """
-    return _tail(log_w)[0].shape
+    return _tail(_weights(log_w))[0].shape
 
 
 def smooth(log_w: Float[Array, " samples"]) -> Float[Array, " samples"]:
@@ -80,7 +81,7 @@ def smooth(log_w: Float[Array, " samples"]) -> Float[Array, " samples"]:
     Raises:
         ValueError: If there are too few weights.
     """
-    log_w = jnp.asarray(log_w)
+    log_w = _weights(log_w)
     tail, threshold = _tail(log_w)
     num_tail, maximum = tail_size(len(log_w)), jnp.max(log_w)
     order = jnp.argsort(log_w)[-num_tail:]
@@ -145,6 +146,12 @@ def fit(exceedances: Float[Array, " tail"]) -> Tail:
     scale = 1.0 / ratio(theta, index)
     shrunk = (size * index + 5.0) / (size + 10.0)
     return Tail(jnp.where(some, shrunk, -jnp.inf), jnp.where(some, scale, 0.0))
+
+
+def _weights(log_w: Float[Array, " samples"]) -> Float[Array, " samples"]:
+    """In the precision that they are computed in: the tolerance for ties is of it."""
+    require_draws("the tail of weights", log_w=log_w)
+    return jnp.asarray(log_w, jnp.result_type(log_w, float))
 
 
 def _tail(log_w: Float[Array, " samples"]) -> tuple[Tail, Scalar]:

@@ -63,6 +63,7 @@ def interval(
         ValueError: If the weights have another axis than that of the draws.
     """
     require_draws("sandwich.interval", log_w=log_w, log_w_backward=log_w_backward)
+    log_w, log_w_backward = jnp.asarray(log_w), jnp.asarray(log_w_backward)
     quantile = jax.scipy.stats.norm.ppf(0.5 + 0.5 * confidence)
     quantile = jnp.asarray(quantile, log_w.dtype)
     lower_bound = log_mean_exp(log_w)
@@ -90,7 +91,11 @@ def log_mean_stderr(log_w: Float[Array, " samples"]) -> Scalar:
 
     Returns:
         The standard error, in nats; inf if all weights are 0.
+
+    Raises:
+        ValueError: If the weights have another axis than that of the draws.
     """
+    require_draws("sandwich.log_mean_stderr", log_w=log_w)
     largest = jnp.max(log_w)
     weights = jnp.exp(log_w - jnp.where(jnp.isneginf(largest), 0.0, largest))
     spread = jnp.std(weights, ddof=1) / (jnp.mean(weights) * len(log_w) ** 0.5)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vgm.densities.levels import nearest_level, on_levels, scale_levels
-from vgm.numerics import log_sigmoid
+from vgm.numerics import at_least_float32, log_sigmoid
 from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
@@ -51,6 +51,7 @@ def log_prob(
     require_same("discretized_logistic.log_prob", x=x, mean=mean, log_scale=log_scale)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, mean, log_scale = x.ravel(), mean.ravel(), log_scale.ravel()
+    mean, log_scale = at_least_float32(mean), at_least_float32(log_scale)
     half_width = 1.0 / (levels - 1)
     centre = scale_levels(x, levels=levels, dtype=mean.dtype) - mean
     inverse_scale = jnp.exp(-log_scale)
@@ -90,6 +91,7 @@ def sample(
         ValueError: If the shapes of the arguments do not fit.
     """
     require_same("discretized_logistic.sample", mean=mean, log_scale=log_scale)
+    mean, log_scale = at_least_float32(mean), at_least_float32(log_scale)
     noise = jax.random.logistic(key, mean.shape, mean.dtype)
     position = mean + jnp.exp(log_scale) * noise
     return nearest_level(position, levels=levels)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from vgm.densities import discretized_logistic, mixture
 from vgm.densities.levels import scale_levels
+from vgm.numerics import at_least_float32
 from vgm.shapes import require
 from vgm.types import PRNGKey, Scalar
 
@@ -61,7 +62,7 @@ def log_prob(
         ValueError: If the shapes of the parameters do not fit.
     """
     pixels = x.reshape(-1, x.shape[-1])
-    parameters = _by_pixel(parameters, x.shape)
+    parameters = jax.tree.map(at_least_float32, _by_pixel(parameters, x.shape))
 
     def pixel(x: Int[Array, " channels"], parameters: Parameters) -> Scalar:
         y = scale_levels(x, levels=levels, dtype=parameters.mean.dtype)

@@ -132,5 +132,6 @@ def sample(
         ValueError: If the shapes of the arguments do not fit.
     """
     require_same("discretized_normal.sample", mean=mean, log_std=log_std)
+    mean, log_std = at_least_float32(mean), at_least_float32(log_std)
     position = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
     return nearest_level(position, levels=levels)

@@ -75,6 +75,13 @@ def sample(key: PRNGKey, logits: Float[Array, " components"], draws: Any) -> Any
 
     Returns:
         The draw of the chosen component; reparameterised in it, not in the choice.
+
+    Raises:
+        ValueError: If there is not one draw of each component.
     """
+    require("mixture.sample: logits", logits, (jnp.size(logits),))
+    for leaf in jax.tree.leaves(draws):
+        shape = (jnp.size(logits), *jnp.shape(leaf)[1:])
+        require("mixture.sample: draws", leaf, shape)
     component = jax.random.categorical(key, logits)
     return jax.tree.map(lambda leaf: leaf[component], draws)

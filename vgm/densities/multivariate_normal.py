@@ -70,9 +70,12 @@ def reparameterize(
     """
     require_same("multivariate_normal.reparameterize", eps=eps, mean=mean)
     require("multivariate_normal.reparameterize: cholesky", cholesky, 2 * mean.shape)
-    x = mean + jnp.matmul(cholesky, eps, precision="highest")
     log_determinant = jnp.sum(jnp.log(jnp.diagonal(cholesky)))
-    return x, standard_log_prob(eps) - log_determinant
+    return _move(eps, mean, cholesky), standard_log_prob(eps) - log_determinant
+
+
+def _move(eps: Array, mean: Array, cholesky: Array) -> Array:
+    return mean + jnp.matmul(cholesky, eps, precision="highest")
 
 
 def sample(
@@ -93,7 +96,7 @@ def sample(
     """
     require("multivariate_normal.sample: cholesky", cholesky, 2 * mean.shape)
     eps = jax.random.normal(key, mean.shape, jnp.result_type(mean))
-    return reparameterize(eps, mean, cholesky)[0]
+    return _move(eps, mean, cholesky)
 
 
 def entropy(cholesky: Float[Array, "dim dim"]) -> Scalar:

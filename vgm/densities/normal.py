@@ -91,8 +91,11 @@ def reparameterize(
         ValueError: If the shapes of the arguments do not fit.
     """
     require_same("normal.reparameterize", eps=eps, mean=mean, log_std=log_std)
-    x = mean + jnp.exp(log_std) * eps
-    return x, standard_log_prob(eps) - jnp.sum(log_std)
+    return _move(eps, mean, log_std), standard_log_prob(eps) - jnp.sum(log_std)
+
+
+def _move(eps: Array, mean: Array, log_std: Array) -> Array:
+    return mean + jnp.exp(log_std) * eps
 
 
 def sample(
@@ -113,7 +116,7 @@ def sample(
     """
     require_same("normal.sample", mean=mean, log_std=log_std)
     eps = jax.random.normal(key, mean.shape, jnp.result_type(mean))
-    return reparameterize(eps, mean, log_std)[0]
+    return _move(eps, mean, log_std)
 
 
 def entropy(log_std: Float[Array, "*event"]) -> Scalar:

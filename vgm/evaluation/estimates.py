@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vgm.shapes import require, require_same
+
 
 class Estimate(NamedTuple):
     """A mean over examples.
@@ -30,7 +32,11 @@ def estimate(values: Any) -> Estimate:
 
     Returns:
         Mean and standard error; the latter NaN for a single example.
+
+    Raises:
+        ValueError: If there is not one value an example.
     """
+    require("estimate: values", values, (np.size(values),))
     values = np.asarray(values, np.float64)
     with np.errstate(invalid="ignore"):  # -inf has a mean and no spread
         spread = values.std(ddof=1) if len(values) > 1 else np.nan
@@ -53,7 +59,11 @@ def paired_difference(after: Any, before: Any) -> Estimate:
 
     Returns:
         Mean of after - before, and its standard error.
+
+    Raises:
+        ValueError: If there is not one value of each model an example.
     """
+    require_same("paired_difference", after=after, before=before)
     with np.errstate(invalid="ignore"):  # where both are -inf
         gain = np.asarray(after, np.float64) - np.asarray(before, np.float64)
     return estimate(gain)

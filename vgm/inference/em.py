@@ -131,8 +131,12 @@ def summed(
 
     Returns:
         The sums.
+
+    Raises:
+        ValueError: If there is no example, or none at once.
     """
     num_examples = len(jax.tree.leaves(data)[0])
+    require_positive(num_examples=num_examples, chunk_size=chunk_size)
     size = min(chunk_size, num_examples)
     num_chunks, rest = divmod(num_examples, size)
 
@@ -144,7 +148,7 @@ def summed(
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), values)
 
     shapes = jax.eval_shape(lambda: total(0, size))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(jnp.zeros_like, shapes)
     sums = jax.lax.fori_loop(
         0,
         num_chunks,

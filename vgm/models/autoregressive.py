@@ -114,7 +114,7 @@ class Autoregressive:
             keys = jax.random.split(key, num_samples)
             drawn = jax.vmap(draw)(keys, outputs)
             here = (jnp.arange(dim) == i).reshape(self.event_shape)
-            return jnp.where(here[None], drawn, x), None
+            return jnp.where(here[None], drawn.astype(dtype), x), None
 
         x = jnp.zeros((num_samples, *self.event_shape), dtype)
         keys = jax.random.split(key, dim)

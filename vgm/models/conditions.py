@@ -1,5 +1,6 @@
 """What a model is conditioned on, as its networks read it."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -58,6 +59,31 @@ def vectors(
             leaf = _one_hot(leaf, num_classes)
         parts.append(rows(leaf))
     return jnp.concatenate(parts, axis=-1)
+
+
+def require_context(
+    network: nn.Module, context: Float[Array, "batch features"] | None, count: int
+) -> None:
+    """Check that a network reads a condition if it was initialised with one.
+
+    For networks that add a dense layer of it, the first of theirs, to what they make of
+    x: without it they gave another density, and of one row that row's for all.
+
+    Args:
+        network: Network.
+        context: Its condition, or None.
+        count: Number of examples.
+
+    Raises:
+        UserError: If there is none, or not one row an example.
+    """
+    if context is not None and len(context) != count:
+        raise UserError(
+            f"a condition needs one row an example; got {len(context)} rows for {count}"
+        )
+    reads = network.has_variable("params", "Dense_0") and not network.is_initializing()
+    if context is None and reads:
+        raise UserError("the model is conditional; got no condition")
 
 
 def _one_hot(classes: Array, num_classes: int) -> Float[Array, "*batch classes"]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vgm.numerics import at_least_float32
 from vgm.shapes import require
 from vgm.types import Event, Params, PRNGKey, Scalar
 
@@ -155,6 +156,7 @@ def batch_mean(x: Float[Array, " batch *event"], observed: Observed = None) -> E
     Returns:
         Means; 0 for a coordinate that nobody observed.
     """
+    x = at_least_float32(x)
     # As a product: a column sum takes 14 times as long on a CPU. Not shortened, as
     # accelerators do: a model starts from these, and they are its baseline.
     total = functools.partial(
@@ -181,6 +183,7 @@ def batch_moments(
         Means, those of constant coordinates exact, and standard deviations; both 0 for
         a coordinate that nobody observed, the latter for a constant one.
     """
+    x = at_least_float32(x)
     here = jnp.ones(x.shape, bool) if observed is None else observed
     low = jnp.min(x, axis=0, where=here, initial=jnp.inf)
     high = jnp.max(x, axis=0, where=here, initial=-jnp.inf)

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.models.conditions import require_context
 from vgm.models.convolutions import Conv
 from vgm.models.networks import ACTIVATIONS, INITIALIZERS, Vectors
 
@@ -148,6 +149,7 @@ class Entrance(nn.Module):
     @nn.compact
     def __call__(self, state: Maps, context: Vectors | None) -> Maps:
         """The state before the first layer of the resolution."""
+        require_context(self, context, len(state))
         factor = self.side // state.shape[1]
         enlarged = jnp.repeat(jnp.repeat(state, factor, axis=1), factor, axis=2)
         shape = (self.side, self.side, self.channels)

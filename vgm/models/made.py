@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vgm.errors import UserError
+from vgm.models.conditions import require_context
 from vgm.models.networks import ACTIVATIONS, INITIALIZERS, Vectors
 
 Degrees = Int[Array, " _"]
@@ -78,9 +78,7 @@ class MADE(nn.Module):
         self, x: Vectors, context: Vectors | None, *, train: bool
     ) -> Float[Array, "batch dim params"]:
         """Outputs of every number; the context is read by all."""
-        conditional = self.has_variable("params", "Dense_0")
-        if conditional and context is None and not self.is_initializing():
-            raise UserError("the model is conditional; got no condition")
+        require_context(self, context, len(x))
         dim = x.shape[-1]
         inputs = jnp.arange(dim) + 1
         outputs = jnp.repeat(inputs, self.num_params)

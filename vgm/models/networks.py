@@ -1,8 +1,7 @@
 """Encoders and decoders. Batch-free: a network over a batch equals it over each row.
 
 Encoders map (x, condition) to the parameters of q(z | x); decoders map (z, condition)
-to ``num_outputs`` numbers a coordinate. Conditions arrive as one vector an example, or
-None.
+to ``num_outputs`` numbers a coordinate. Conditions are a vector an example, or None.
 """
 
 import math
@@ -16,6 +15,7 @@ from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 from jaxtyping import Array, Float
 
 from vgm.errors import UserError
+from vgm.models.conditions import require_context
 from vgm.models.convolutions import Conv, ConvTranspose
 from vgm.shapes import rows
 from vgm.types import Params, PRNGKey
@@ -186,7 +186,7 @@ def apply(
     try:
         outputs = module.apply(params, *args, train=key is not None, rngs=rngs, **kw)
     except (ScopeParamShapeError, ScopeParamNotFoundError) as error:
-        raise UserError("x or its condition has not its shape of init") from error
+        raise UserError("parameters, x or condition are of another shape") from error
     return jax.tree.map(jnp.asarray, outputs)
 
 
@@ -286,6 +286,7 @@ class ConvConditioner(nn.Module):
     ) -> Float[Array, "batch height width outputs params"]:
         """Parameters; a context is added to the first hidden layer."""
         del train  # no dropout
+        require_context(self, context, len(x))
         hidden = Conv(self.width, (3, 3))(x)
         if context is not None:
             added = nn.Dense(self.width, use_bias=False)(context)

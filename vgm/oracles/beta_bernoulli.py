@@ -12,7 +12,7 @@ import jax.scipy as jsp
 from jaxtyping import Array, Float
 
 from vgm.densities import bernoulli
-from vgm.numerics import log_sigmoid
+from vgm.numerics import at_least_float32, log_sigmoid
 from vgm.types import Scalar
 
 
@@ -108,7 +108,7 @@ def log_evidence(prior: Beta, x: Float[Array, " tosses"]) -> Scalar:
     Returns:
         The exact log evidence.
     """
-    x = jnp.asarray(x, jnp.result_type(x, float))
+    x = at_least_float32(x)
     before = jnp.arange(x.size, dtype=x.dtype)
     ones = jnp.cumsum(x) - x
     alike = jnp.where(x == 1, prior.a + ones, prior.b + before - ones)

@@ -87,8 +87,15 @@ def sample(
     Returns:
         The event.
     """
+    return _sample_and_log_prob(key, conditional, z)[0]
+
+
+def _sample_and_log_prob(
+    key: PRNGKey, conditional: Conditional, z: Float[Array, " input"]
+) -> tuple[Float[Array, " output"], Scalar]:
     mean = conditional.weights @ z + conditional.bias
-    return multivariate_normal.sample(key, mean, conditional.cholesky)
+    eps = jax.random.normal(key, mean.shape, mean.dtype)
+    return multivariate_normal.reparameterize(eps, mean, conditional.cholesky)
 
 
 def log_joint(chain: Chain, x: Float[Array, " data"], latents: Latents) -> Scalar:
@@ -246,8 +253,8 @@ def sample_bottom_up(
     for key_layer, layer in zip(
         jax.random.split(key, len(posterior)), posterior, strict=True
     ):
-        z = sample(key_layer, layer, below)
-        log_q = log_q + log_prob(layer, z, below)
+        z, added = _sample_and_log_prob(key_layer, layer, below)
+        log_q = log_q + added
         latents.append(z)
         below = z
     return tuple(latents), log_q
@@ -268,8 +275,8 @@ def sample_top_down(key: PRNGKey, posterior: Chain) -> tuple[Latents, Scalar]:
     above, log_q = jnp.zeros(0, dtype), jnp.zeros((), dtype)
     keys = jax.random.split(key, len(posterior))
     for key_layer, layer in zip(keys, reversed(posterior), strict=True):
-        z = sample(key_layer, layer, above)
-        log_q = log_q + log_prob(layer, z, above)
+        z, added = _sample_and_log_prob(key_layer, layer, above)
+        log_q = log_q + added
         latents.insert(0, z)
         above = z
     return tuple(latents), log_q

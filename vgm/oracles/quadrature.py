@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.shapes import require
 from vgm.types import Scalar
 
 
@@ -72,8 +73,17 @@ def log_evidence(
 
     Returns:
         The log evidence.
+
+    Raises:
+        ValueError: If the log joint density is not one number a point.
     """
-    return jax.nn.logsumexp(jax.vmap(log_joint)(grid.points)) + grid.log_volume
+    return jax.nn.logsumexp(_values(log_joint, grid)) + grid.log_volume
+
+
+def _values(log_joint: Callable[[Array], Scalar], grid: Grid) -> Array:
+    values = jax.vmap(log_joint)(grid.points)
+    require("log_joint over the grid", values, (len(grid.points),))
+    return values
 
 
 def posterior_mean(
@@ -90,7 +100,10 @@ def posterior_mean(
 
     Returns:
         The posterior mean of the function.
+
+    Raises:
+        ValueError: If the log joint density is not one number a point.
     """
-    weights = jax.nn.softmax(jax.vmap(log_joint)(grid.points))
+    weights = jax.nn.softmax(_values(log_joint, grid))
     values = jax.vmap(function)(grid.points)
     return jnp.tensordot(weights, values, axes=1)

@@ -57,7 +57,7 @@ def diffuse(x: Event, eps: Event, gamma: Scalar) -> Event:
         z_t.
 
     Raises:
-        ValueError: If data and noise differ in shape.
+        ValueError: If data and noise differ in shape, or gamma is not one number.
     """
     require_same("gaussian.diffuse", x=x, eps=eps)
     require("gaussian.diffuse: gamma", gamma, ())
@@ -162,7 +162,11 @@ def level_evidence(
 
     Returns:
         -1/2 exp(-gamma) (z / alpha - value)^2.
+
+    Raises:
+        ValueError: If gamma is not one number.
     """
+    require("gaussian.level_evidence: gamma_0", gamma_0, ())
     alpha, _ = alpha_sigma(gamma_0)
     distance = (z_0 / alpha)[..., None] - values.reshape((1,) * z_0.ndim + (-1,))
     return -0.5 * jnp.exp(-gamma_0) * distance**2
@@ -224,8 +228,10 @@ def convert(
         The other description.
 
     Raises:
-        ValueError: If a name is none of the four.
+        ValueError: If a name is none of the four, or the shapes do not fit.
     """
+    require_same("gaussian.convert", value=value, z=z)
+    require("gaussian.convert: gamma", gamma, ())
     names = sorted({name for name, _ in _CONVERSIONS})
     if source not in names or target not in names:
         raise ValueError(

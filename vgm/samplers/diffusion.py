@@ -19,9 +19,10 @@ from jaxtyping import Array, Float
 
 from vgm.bounds.diffusion import Chain, predict
 from vgm.densities import normal
+from vgm.numerics import at_least_float32
 from vgm.processes import gaussian
 from vgm.processes.times import grid_time
-from vgm.shapes import require_positive
+from vgm.shapes import require, require_positive
 from vgm.types import Event, PRNGKey, Scalar
 
 Step = Callable[[PRNGKey, Event, Event, Scalar, Scalar], Event]
@@ -64,6 +65,7 @@ def ddim_step(eta: float) -> Step:
     def step(
         key: PRNGKey, z_t: Event, x_hat: Event, gamma_t: Scalar, increment: Scalar
     ) -> Event:
+        require("ddim_step: increment", increment, ())
         alpha_s, sigma_s = gaussian.alpha_sigma(gamma_t - increment)
         eps_hat = gaussian.convert(x_hat, z_t, gamma_t, source="x", target="eps")
         share = -jnp.expm1(-increment)
@@ -120,6 +122,7 @@ def _run(
     keep: Callable[[Event, Event], Any],
 ) -> tuple[Event, Any]:
     require_positive(num_steps=num_steps)
+    z_1 = at_least_float32(z_1)  # and so gamma, which needs its digits
 
     def body(z_t: Event, inputs: tuple[PRNGKey, Array]) -> tuple[Event, Any]:
         key, index = inputs
