@@ -317,6 +317,8 @@ def test_a_conditional_flow_asks_for_its_condition(key, name):
         model.log_prob(params, x)
     with pytest.raises(UserError, match="condition"):
         model.log_prob(params, x, condition[:, :1])
+    with pytest.raises(UserError, match="condition"):
+        model.log_prob(model.init(key, x), x, condition)
 
 
 @pytest.mark.parametrize("label", [3, -1])
@@ -390,7 +392,7 @@ def test_repeating_no_encoding_gives_none():
 def chain():
     return bound.Chain(
         schedules.linear(jnp.asarray(-5.0), jnp.asarray(5.0)),
-        lambda z, gamma: jnp.tanh(z) * jnp.asarray(0.3),
+        lambda z, gamma: jnp.tanh(z) * jnp.ones(()) * 0.3,
         gaussian.PARAMETERISATIONS["eps"],
         normal.standard_log_prob,
     )
