@@ -14,6 +14,7 @@ import pytest
 from draws import disturbed, normals
 from jax.sharding import PartitionSpec
 from scipy import special
+from small import small_ladder, small_vae
 
 from vgm import bijections, divergences
 from vgm.bijections import autoregressive as autoregressive_bijections
@@ -47,12 +48,10 @@ from vgm.models import (
     families,
     flows,
     heads,
-    hierarchical_vae,
     likelihoods,
     made,
     noise,
     priors,
-    vae,
 )
 from vgm.oracles import beta_bernoulli, enumeration, linear_chain, quadrature
 from vgm.processes import gaussian, schedules
@@ -268,16 +267,7 @@ def glow(key):
 
 
 def ladder(key):
-    model = hierarchical_vae.ladder(
-        event_shape=(4, 4, 1),
-        sides=(1, 4),
-        layers=(1, 1),
-        channels=8,
-        hidden=4,
-        latent_dim=1,
-        num_blocks=1,
-        likelihood="bernoulli",
-    )
+    model = small_ladder(sides=(1, 4), layers=(1, 1), num_blocks=1)
     return model, (normals(key, (4, 4, 4, 1)) > 0).astype(float)
 
 
@@ -324,13 +314,7 @@ def test_a_conditional_flow_asks_for_its_condition(key, name):
 @pytest.mark.parametrize("label", [3, -1])
 def test_draws_of_a_class_that_there_is_not_are_refused(key, label):
     """They were valid zeros: discrete draws from NaN."""
-    model = vae.mlp(
-        event_shape=(6,),
-        latent_dim=2,
-        hidden=(4,),
-        likelihood="bernoulli",
-        num_classes=3,
-    )
+    model = small_vae(num_classes=3)
     x, labels = np.zeros((5, 6), np.float32), np.arange(5) % 3
     params = model.init(key, x, labels)
     with pytest.raises(UserError, match=rf"classes are 0 \.\. 2; got {label}"):
@@ -343,13 +327,7 @@ def test_draws_of_a_class_that_there_is_not_are_refused(key, label):
 
 
 def test_no_examples_have_no_terms(key):
-    model = vae.mlp(
-        event_shape=(6,),
-        latent_dim=2,
-        hidden=(4,),
-        likelihood="bernoulli",
-        num_classes=3,
-    )
+    model = small_vae(num_classes=3)
     x, labels = np.zeros((5, 6), np.float32), np.arange(5) % 3
     params = model.init(key, x, labels)
     assert model.elbo_terms(key, params, x[:0], labels[:0]).elbo.shape == (0,)
@@ -357,26 +335,13 @@ def test_no_examples_have_no_terms(key):
 
 
 def test_a_vamp_prior_has_no_condition(key):
-    model = vae.mlp(
-        event_shape=(6,),
-        latent_dim=2,
-        hidden=(4,),
-        likelihood="bernoulli",
-        num_classes=3,
-        prior=priors.vamp(2),
-    )
+    model = small_vae(num_classes=3, prior=priors.vamp(2))
     with pytest.raises(UserError, match="VampPrior"):
         model.init(key, np.zeros((3, 6), np.float32), np.arange(3))
 
 
 def test_observed_numbers_alone_are_no_masked_ones(key):
-    model = vae.mlp(
-        event_shape=(3,),
-        latent_dim=2,
-        hidden=(4,),
-        likelihood="normal",
-        missing=True,
-    )
+    model = small_vae(event_shape=(3,), likelihood="normal", missing=True)
     with pytest.raises(TypeError, match=r"types\.Masked"):
         model.init(key, A)
 
@@ -597,7 +562,7 @@ def test_categories_are_integers(kind):
 
 
 def test_weights_of_another_shape_are_no_batch(key):
-    model = vae.mlp(event_shape=(6,), latent_dim=2, hidden=(4,), likelihood="bernoulli")
+    model = small_vae()
     x = np.zeros((5, 6), np.float32)
     params = model.init(key, x)
     with pytest.raises(ValueError, match=r"values \(5,\), weight \(5, 1\)"):

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import sample
 from draws import bits, disturbed
-from presets import changed
+from small import Noise, changed, small_ladder, small_vae
 
 from vgm import configs, data, models
-from vgm.bounds.elbo import single_latent_terms
 from vgm.data import arrays, observations
 from vgm.data import tables as csv_tables
 from vgm.errors import UserError
@@ -144,33 +143,16 @@ def test_a_report_says_which_parameters_it_is_of(fitted, tmp_path):
     assert result["train_steps"] == 3
 
 
-class Noise:
-    """A model whose bound is a draw of N(0, 1)."""
-
-    def elbo_terms(self, key, params, x, condition=None, *, train=False):
-        value = jax.random.normal(key, (len(x),))
-        return single_latent_terms(value, jnp.zeros(len(x)))
-
-    def log_weight(self, key, params, x, condition=None):
-        return jax.random.normal(key, (len(x),))
-
-    def init(self, key, x, condition=None):
-        return {}
-
-    def sample(self, key, params, num_samples, condition=None):
-        return jnp.zeros((num_samples, 1))
-
-
 def test_batches_and_draws_have_their_own_noise(key):
-    batch = Batch(jnp.zeros((6, 1)), None, jnp.ones(6))
+    batch, params = Batch(jnp.zeros((6, 1)), None, jnp.ones(6)), jnp.ones(())
     given = {"model": Noise(), "observe": lambda key, x: x, "batch_size": 2}
     evidence = likelihood.example_evidence(
-        key, {}, batch, num_samples=1, chunk_size=1, **given
+        key, params, batch, num_samples=1, chunk_size=1, **given
     )
     assert len(np.unique(evidence.log_evidence)) == 6
-    terms = likelihood.example_terms(key, {}, batch, num_samples=1, **given)
+    terms = likelihood.example_terms(key, params, batch, num_samples=1, **given)
     assert len(np.unique(terms.elbo)) == 6
-    many = likelihood.example_terms(key, {}, batch, num_samples=10_000, **given)
+    many = likelihood.example_terms(key, params, batch, num_samples=10_000, **given)
     # The largest of six means of 10,000 draws: 6 standard errors.
     assert np.abs(many.elbo).max() < 0.06
 
@@ -367,9 +349,7 @@ def test_a_table_has_each_number_in_its_row():
 
 
 def test_draws_of_a_vae_have_their_own_noise_and_means(key):
-    model = models.vae.mlp(
-        event_shape=(40,), latent_dim=2, hidden=(8,), likelihood="bernoulli"
-    )
+    model = small_vae(event_shape=(40,))
     params = disturbed(model.init(key, bits((8, 40))), 0.3)
     z = model.sample_prior(jax.random.split(key)[0], params, 3)
     means = model.sample_mean(key, params, 3)
@@ -380,19 +360,9 @@ def test_draws_of_a_vae_have_their_own_noise_and_means(key):
     assert len(np.unique(draws, axis=0)) == 3
 
 
-def vae_with_dropout():
-    return models.vae.mlp(
-        event_shape=(6,),
-        latent_dim=2,
-        hidden=(16,),
-        likelihood="bernoulli",
-        dropout=0.5,
-    )
-
-
 @pytest.mark.parametrize("term", ["prior_matching", "reconstruction"])
 def test_dropout_is_in_both_networks_of_training_alone(key, term):
-    model, x = vae_with_dropout(), bits((8, 6))
+    model, x = small_vae(hidden=(16,), dropout=0.5), bits((8, 6))
     params = disturbed(model.init(key, x), 0.3)
     if term == "reconstruction":  # of an encoder that dropout does not change
         params["encoder"] = jax.tree.map(jnp.zeros_like, params["encoder"])
@@ -413,17 +383,7 @@ def test_dropout_is_in_autoregressive_training_alone(key):
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["block", "layer"])
 def test_dropout_is_on_both_ways_of_a_ladder(key, where):
-    model = models.hierarchical_vae.ladder(
-        event_shape=(4, 4, 1),
-        sides=(1, 4),
-        layers=(1, 1),
-        channels=8,
-        hidden=4,
-        latent_dim=1,
-        num_blocks=1,
-        likelihood="bernoulli",
-        dropout=0.5,
-    )
+    model = small_ladder(sides=(1, 4), layers=(1, 1), num_blocks=1, dropout=0.5)
     x = bits((8, 4, 4, 1))
     params = disturbed(model.init(key, x), 0.3)
     other = "layer" if where == "block" else "block"

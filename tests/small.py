@@ -1,0 +1,56 @@
+"""Small models, and presets made small."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vgm import configs, models
+from vgm.bounds.elbo import single_latent_terms
+
+
+def changed(preset: str, values: dict[str, Any]) -> configs.Config:
+    """A preset with some fields replaced, named section.field."""
+    config = configs.PRESETS[preset][1]
+    for name, value in values.items():
+        section, field = name.split(".")
+        part = dataclasses.replace(getattr(config, section), **{field: value})
+        config = dataclasses.replace(config, **{section: part})
+    return config
+
+
+def small_vae(**kw: Any) -> Any:
+    """A VAE of six bits, unless told otherwise."""
+    given = {"event_shape": (6,), "hidden": (8,), "likelihood": "bernoulli"} | kw
+    return models.vae.mlp(latent_dim=2, **given)
+
+
+def small_ladder(**kw: Any) -> Any:
+    """A ladder of three layers for images of 4 x 4 bits."""
+    given = {"sides": (1, 2), "layers": (2, 1), "num_blocks": 3} | kw
+    return models.hierarchical_vae.ladder(
+        event_shape=(4, 4, 1),
+        channels=8,
+        hidden=4,
+        latent_dim=1,
+        likelihood="bernoulli",
+        **given,
+    )
+
+
+class Noise:
+    """A model whose bound is a draw of N(0, 1), its parameter times."""
+
+    def elbo_terms(self, key, params, x, condition=None, *, train=False):
+        value = params * jax.random.normal(key, (len(x),))
+        return single_latent_terms(value, jnp.zeros(len(x)))
+
+    def log_weight(self, key, params, x, condition=None):
+        return params * jax.random.normal(key, (len(x),))
+
+    def init(self, key, x, condition=None):
+        return jnp.ones(())
+
+    def sample(self, key, params, num_samples, condition=None):
+        return jnp.zeros((num_samples, 1))
