@@ -74,6 +74,7 @@ def climbing(num_layers):
     return model, params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_layers", [2, 4])
 def test_every_layer_adds_its_own_noise_to_a_sample(num_layers, key):
     model, params = climbing(num_layers)
@@ -83,6 +84,7 @@ def test_every_layer_adds_its_own_noise_to_a_sample(num_layers, key):
     np.testing.assert_allclose(means.var(), num_layers, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_hierarchy_reads_its_prior(key):
     base = models.vae.mlp(
         event_shape=(4,), latent_dim=1, hidden=(4,), likelihood="bernoulli"
@@ -107,6 +109,7 @@ def test_the_bound_of_a_hierarchy_reads_its_prior(key):
     assert (error < 0.1 * expected).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["encoder", "decoder"])
 def test_dropout_is_in_both_networks_of_a_hierarchy_in_training_alone(network, key):
     def build(dropout):
@@ -133,7 +136,9 @@ def test_dropout_is_in_both_networks_of_a_hierarchy_in_training_alone(network, k
     assert (np.abs(np.asarray(on) - np.asarray(plain)) > 1e-6).any()
 
 
-@pytest.mark.parametrize("kind", ["vae", "ladder"])
+@pytest.mark.parametrize(
+    "kind", ["vae", pytest.param("ladder", marks=pytest.mark.slow)]
+)
 def test_a_reconstruction_is_the_mean_given_a_draw_of_the_posterior(kind, key):
     small = small_vae(event_shape=(4, 4, 1)) if kind == "vae" else small_ladder()
     model, x = whole(small), bits((3, 4, 4, 1))
@@ -409,6 +414,7 @@ def test_a_network_is_told_the_time_from_0_to_1(key):
         np.testing.assert_allclose(found, np.full((2, 1), time), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_ends_of_a_learned_schedule_learn(key):
     model = real_diffusion(denoisers.MLPDenoiser(4, 1, 1))
     x = normals(key, (4, 2))

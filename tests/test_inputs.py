@@ -279,7 +279,8 @@ def masked(key):
 
 
 @pytest.mark.parametrize(
-    "build", [glow, pytest.param(ladder, marks=pytest.mark.slow), masked]
+    "build",
+    [masked, *(pytest.param(f, marks=pytest.mark.slow) for f in (glow, ladder))],
 )
 def test_a_condition_has_a_row_an_example(key, build):
     """Without one, or with one row for all, these gave another density."""
@@ -363,6 +364,7 @@ def chain():
     )
 
 
+@pytest.mark.slow
 def test_float32_data_under_double_precision(x64, key):
     """Who turns double precision on for an oracle may still have float32 images."""
     x = np.linspace(-1, 1, 3, dtype=np.float32)
