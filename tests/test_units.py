@@ -109,7 +109,14 @@ def real_models():
     }
 
 
-@pytest.mark.parametrize("name", real_models())
+# A ladder takes longer than the others together.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "ladder" else name
+    for name in real_models()
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_unit_shifts_the_bound_by_its_logarithm_and_changes_nothing_else(name, key):
     """Networks compute in units of the data: log p(c x + d) = log p(x) - log c."""
     model = real_models()[name]
