@@ -437,6 +437,23 @@ def test_paths_without_noise_begin_at_random(key):
     assert np.std(draws) > 0.3
 
 
+@pytest.mark.parametrize("name", ["categorical", "x"])
+def test_levels_follow_from_z_and_from_the_network(name, key):
+    """Softmax of -1/2 exp(-gamma) (z / alpha - value)^2, plus a categorical head's."""
+    head = models.heads.head(name, levels=4)
+    decoder = models.heads.decoder("categorical", head, levels=4)
+    z, gamma, x = normals(key, (3,)), jnp.asarray(-1.0), jnp.asarray([0, 2, 3])
+    outputs = normals(key, (3, 4 if name == "categorical" else 1))
+    alpha = 1.0 / np.sqrt(1.0 + np.exp(-1.0))
+    values = np.asarray([-1.0, -1.0 / 3.0, 1.0 / 3.0, 1.0])
+    logits = -0.5 * np.e * (np.asarray(z)[:, None] / alpha - values) ** 2
+    logits += np.asarray(outputs) if name == "categorical" else 0.0
+    log_mass = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = log_mass[np.arange(3), np.asarray(x)].sum()
+    actual = decoder.log_prob(x, {}, z, gamma, outputs)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["discretized_normal", "categorical"])
 def test_levels_are_drawn_as_wide_as_the_noise_of_z(name, key):
     head = models.heads.head("x", levels=256)
