@@ -491,6 +491,12 @@ def test_loops_under_double_precision_take_float32(x64, key):
     np.testing.assert_allclose(turn.inverse(turn.forward(z)[0])[0], z, rtol=1e-5)
 
 
+def test_bits_are_drawn_by_a_model_of_float32_under_double_precision(x64, key):
+    model, x = masked(key)
+    params = model.init(key, np.asarray(x, np.float32))
+    assert set(np.unique(model.sample(key, params, 20))) == {0.0, 1.0}
+
+
 def test_sums_of_nothing_are_refused():
     for data, size in ((V[:0], 2), (V, 0)):
         with pytest.raises(ValueError, match="must be at least 1; got 0"):
@@ -539,6 +545,7 @@ def test_numbers_of_numpy_are_taken_without_a_warning(key):
         layers = bijections.compose(elementwise.affine(V, V), elementwise.affine(V, V))
         layers.forward(mean)
         assert pareto.smooth(log_w).shape == (40,)
+        sandwich.interval(log_w, log_w)
 
 
 def test_small_things_that_a_caller_writes_in_python(key):

@@ -82,7 +82,7 @@ def continuous(field: Field, *, tolerance: float = 1e-5) -> Bijection:
             t0=start,
             t1=end,
             dt0=None,
-            y0=(x, jnp.sum(jnp.zeros_like(x))),
+            y0=(x, jnp.zeros((), x.dtype)),
             stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
         )
         ((z,), (log_det,)) = solution.ys

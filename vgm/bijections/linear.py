@@ -57,19 +57,21 @@ def lu(params: LU) -> Bijection:
     lower = jnp.tril(params.lower, -1) + jnp.eye(dim, dtype=params.lower.dtype)
     upper = jnp.triu(params.upper, 1) + jnp.diag(jnp.exp(params.log_diagonal))
 
+    def rows_of(x: Event) -> Float[Array, "rows dim"]:
+        require("linear.lu: x", x, (*x.shape[:-1], dim))
+        return x.reshape(-1, dim)
+
     def log_det(x: Event) -> Scalar:
-        require("bijections.linear: x", x, (*x.shape[:-1], dim))
         return (x.size // dim) * jnp.sum(params.log_diagonal)
 
     def forward(x: Event) -> tuple[Event, Scalar]:
-        change, rows = log_det(x), x.reshape(-1, dim)
-        return (rows @ (lower @ upper).T).reshape(x.shape), change
+        return (rows_of(x) @ (lower @ upper).T).reshape(x.shape), log_det(x)
 
     def inverse(z: Event) -> tuple[Event, Scalar]:
-        change, columns = -log_det(z), z.reshape(-1, dim).T
+        columns = rows_of(z).T
         solve = jax.scipy.linalg.solve_triangular
         columns = solve(lower, columns, lower=True, unit_diagonal=True)
-        return solve(upper, columns).T.reshape(z.shape), change
+        return solve(upper, columns).T.reshape(z.shape), -log_det(z)
 
     return Bijection(forward, inverse)
 

@@ -87,7 +87,8 @@ def sample(
     Returns:
         The event.
     """
-    return _sample_and_log_prob(key, conditional, z)[0]
+    mean = conditional.weights @ z + conditional.bias
+    return multivariate_normal.sample(key, mean, conditional.cholesky)
 
 
 def _sample_and_log_prob(
