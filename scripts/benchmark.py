@@ -17,7 +17,7 @@ from vgm import cli, configs, data, divergences
 from vgm.densities import bernoulli, categorical, normal
 from vgm.errors import UserError
 from vgm.evaluation import likelihood
-from vgm.experiment import building, directory, setup, stepping, storage
+from vgm.experiment import building, setup, stepping, storage, versions
 from vgm.training import loop, sharding
 from vgm.training.step import init_state
 from vgm.types import Batch
@@ -90,7 +90,7 @@ def benchmark(arguments: list[str] | None) -> None:
         content = {
             "seconds": measured,
             "data": "random" if args.data_path is None else "mnist",
-            "versions": directory.versions(),
+            "versions": versions.installed(),
         }
         storage.write_json(args.output, content)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from vgm import cli, configs, experiment
 from vgm.errors import UserError
-from vgm.experiment import directory, setup, stepping, storage
+from vgm.experiment import setup, stepping, storage, versions
 from vgm.training import loop, sharding
 from vgm.training.step import init_state
 
@@ -127,7 +127,7 @@ def measure(args: Arguments, config: configs.Config) -> dict[str, Any]:
         "peak_memory_gib": round(_peak_memory() / 2**30, 2),
         "loss": float(np.asarray(metrics.loss)),
         "elbo": float(np.asarray(metrics.elbo)),
-        "versions": directory.versions(),
+        "versions": versions.installed(),
     }
 
 

@@ -1,5 +1,6 @@
 """Fixtures. Nothing here imports vgm at module level: its shape checks come first."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from compilation import CACHE, FLAGS
 
 os.environ.setdefault("XLA_FLAGS", FLAGS)
+# Tracing makes many objects that stay: to look for garbage among them takes a tenth of
+# the time.
+gc.set_threshold(50_000, 20, 100)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", CACHE)

@@ -133,6 +133,16 @@ def test_npz_archives_come_back(tmp_path):
     assert data.load("own", tmp_path, num_validation=0).levels == 0
 
 
+def test_a_tenth_is_held_out_unless_said(tmp_path):
+    """Of 50,000 examples and more 5,000, as is customary for MNIST."""
+    x = np.arange(43, dtype=np.int64).reshape(43, 1)
+    np.savez(tmp_path / "own.npz", x_train=x, x_test=x[:2], levels=43)
+    loaded = data.load("own", tmp_path / "own.npz")
+    np.testing.assert_array_equal(loaded.validation.x[:, 0], [39, 40, 41, 42])
+    assert len(loaded.train.x) == 39
+    assert data.num_held_out(None, 60_000) == 5000
+
+
 ERRORS = {
     "truncated gzip": (
         lambda p: (p / "train-images-idx3-ubyte.gz").write_bytes(
@@ -520,6 +530,10 @@ COLUMNS = {
     "index": (
         lambda n: np.arange(n),
         r"column 1 \('a'\) counts the rows; .* index=False",
+    ),
+    "index with a gap": (
+        lambda n: np.where(np.arange(n) == 0, np.nan, np.arange(n)),
+        r"column 1 \('a'\) counts the rows",
     ),
     "from one": (lambda n: 1 + np.arange(n), r"column 1 \('a'\) counts the rows"),
 }

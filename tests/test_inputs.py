@@ -1,5 +1,6 @@
 """What research code hands over: batches for examples, other precisions, no labels."""
 
+import functools
 import re
 import warnings
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from draws import disturbed, normals
 from jax.sharding import PartitionSpec
 from scipy import special
+from scipy.stats import norm
 from small import small_ladder, small_vae
 
 from vgm import bijections, divergences
@@ -554,6 +556,55 @@ def test_small_things_that_a_caller_writes_in_python(key):
     assert terms.denoising_matching.shape == (0,)
     state = step.init_state({"a": 0.5}, optax.sgd(0.1))
     assert state.params["a"].dtype == jnp.float32
+
+
+PLAIN = {
+    "normal": (normal.log_prob, (1, 0, 0.5), lambda: norm.logpdf(1, 0, np.exp(0.5))),
+    "its entropy": (normal.entropy, (0.5,), lambda: norm.entropy(0, np.exp(0.5))),
+    "bernoulli": (bernoulli.log_prob, (1, 0.5), lambda: np.log(special.expit(0.5))),
+    "its entropy, of a bit": (bernoulli.entropy, (0.0,), lambda: np.log(2.0)),
+    "categorical": (
+        categorical.log_prob,
+        (1, [0.0, 1.0]),
+        lambda: np.log(special.expit(1.0)),
+    ),
+    "discretized normal": (
+        functools.partial(discretized_normal.log_prob, levels=3),
+        (0, 0.5, 0.0),
+        lambda: norm.logcdf(-0.5, 0.5),
+    ),
+    "discretized logistic": (
+        functools.partial(discretized_logistic.log_prob, levels=3),
+        (2, 0.5, 0.0),
+        lambda: special.log_expit(0.0),
+    ),
+    "divergence": (divergences.kl_normal, (1, 0.0, 0, 0.0), lambda: 0.5),
+    "divergence from the standard": (
+        divergences.kl_standard_normal,
+        (1, 0),
+        lambda: 0.5,
+    ),
+    "divergence of bits": (
+        divergences.kl_bernoulli,
+        (0.0, 1.0),
+        lambda: -np.log(2.0) - 0.5 * np.sum(special.log_expit([1.0, -1.0])),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_one_number_is_an_event(name):
+    """Plain Python numbers too, as SciPy takes them; the references are SciPy's."""
+    function, arguments, reference = PLAIN[name]
+    np.testing.assert_allclose(function(*arguments), reference(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("density", [discretized_normal, discretized_logistic])
+def test_one_level_is_none(density, key):
+    with pytest.raises(ValueError, match="levels must be at least 2; got 1"):
+        density.log_prob(V.astype(int), V, V, levels=1)
+    with pytest.raises(ValueError, match="levels must be at least 2; got 1"):
+        density.sample(key, V, V, levels=1)
 
 
 def test_nothing_to_descend_or_to_draw_is_refused(key):

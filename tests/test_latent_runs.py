@@ -112,8 +112,15 @@ def test_validation_is_never_what_a_source_was_trained_on(tmp_path, capsys):
     run_dir, _ = trained(tmp_path, [*arguments, *none], "own")
     some = ["--data.num-validation", "5", "--data.name", "mine"]
     from_it = ["--train.init-from", str(run_dir)]
-    assert train.main([*arguments, *some, *from_it, *other]) == 2
-    assert "examples that are validation here" in capsys.readouterr().err
+    # A tenth of 40 examples are 4, if nothing is said.
+    for held_out in (some, some[2:]):
+        assert train.main([*arguments, *held_out, *from_it, *other]) == 2
+        assert "examples that are validation here" in capsys.readouterr().err
+    fewer = ["--data.num-validation", "3", "--train.patience", "0"]
+    trained(tmp_path, arguments, "tenth")
+    from_tenth = ["--train.init-from", str(tmp_path / "tenth")]
+    trained(tmp_path, [*arguments, *fewer, *from_tenth], "fewer")
+    assert train.main([*arguments, *some, *from_tenth, *other]) == 2
 
 
 @pytest.mark.slow

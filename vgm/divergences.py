@@ -47,7 +47,7 @@ def kl_normal(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same(
+    q_mean, q_log_std, p_mean, p_log_std = require_same(
         "kl_normal",
         q_mean=q_mean,
         q_log_std=q_log_std,
@@ -82,7 +82,9 @@ def kl_standard_normal(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same("kl_standard_normal", q_mean=q_mean, q_log_std=q_log_std)
+    q_mean, q_log_std = require_same(
+        "kl_standard_normal", q_mean=q_mean, q_log_std=q_log_std
+    )
     return sum_half_expm1_minus(2.0 * q_log_std, plus=0.5 * q_mean**2)
 
 
@@ -117,7 +119,9 @@ def kl_multivariate_normal(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same("kl_multivariate_normal", q_mean=q_mean, p_mean=p_mean)
+    q_mean, p_mean = require_same(
+        "kl_multivariate_normal", q_mean=q_mean, p_mean=p_mean
+    )
     for name, factor in (("q_cholesky", q_cholesky), ("p_cholesky", p_cholesky)):
         require(f"kl_multivariate_normal: {name}", factor, 2 * jnp.shape(q_mean))
     excess = jsp.linalg.solve_triangular(
@@ -165,7 +169,9 @@ def kl_categorical(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same("kl_categorical", q_logits=q_logits, p_logits=p_logits)
+    q_logits, p_logits = require_same(
+        "kl_categorical", q_logits=q_logits, p_logits=p_logits
+    )
     log_total = jax.nn.logsumexp(q_logits, axis=-1, keepdims=True)
     q = jnp.exp(q_logits - log_total)
     # A level with mass under q alone makes the result inf.
@@ -217,7 +223,9 @@ def kl_bernoulli(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same("kl_bernoulli", q_logits=q_logits, p_logits=p_logits)
+    q_logits, p_logits = require_same(
+        "kl_bernoulli", q_logits=q_logits, p_logits=p_logits
+    )
     q_logits, p_logits = q_logits.ravel(), p_logits.ravel()
     # Ones and zeros may change places: q <= 1/2, where softplus(q_logits) is small.
     sign = jnp.where(q_logits > 0.0, -1.0, 1.0).astype(q_logits.dtype)

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 
-def require_same(where: str, **arrays: ArrayLike) -> None:
-    """Check that arguments have one shape.
+def require_same(where: str, **arrays: ArrayLike) -> list[Array]:
+    """Check that arguments, arrays or plain numbers, have one shape.
 
     Args:
         where: Function that was called, for the message.
         **arrays: Its arguments.
+
+    Returns:
+        The arguments as arrays.
 
     Raises:
         ValueError: If they have not.
@@ -26,6 +29,7 @@ def require_same(where: str, **arrays: ArrayLike) -> None:
             f"{where}: the arguments must have one shape, that of an event (batch them "
             f"by jax.vmap); got {found}"
         )
+    return [jnp.asarray(array) for array in arrays.values()]
 
 
 def require(what: str, array: ArrayLike, shape: tuple[int, ...]) -> None:

@@ -38,8 +38,8 @@ class DataConfig:
     missing: Literal["none", "nan"] = "none"
     """What marks a number as missing; for density. The bound is then on log p of the
     numbers observed."""
-    num_validation: int = 5000
-    """Training examples held out, where the data have no validation split."""
+    num_validation: int | None = None
+    """Held out where the data have no validation split; default: 1/10, at most 5000."""
     train_on_validation: bool = False
     """No validation split: its examples train too. For last runs, all else chosen."""
     mirror: bool = False

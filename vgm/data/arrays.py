@@ -35,6 +35,22 @@ class Dataset(NamedTuple):
     levels: int
 
 
+def num_held_out(asked: int | None, count: int) -> int:
+    """How many training examples are held out for validation.
+
+    >>> num_held_out(None, 1797), num_held_out(None, 60000)
+    (179, 5000)
+
+    Args:
+        asked: A number; None for a tenth, at most 5,000.
+        count: Number of training examples.
+
+    Returns:
+        The number.
+    """
+    return min(count // 10, 5000) if asked is None else asked
+
+
 def hold_out(train: Split, num_validation: int) -> tuple[Split, Split | None]:
     """Keep the last examples of a training split for validation.
 

@@ -11,6 +11,7 @@ from vgm.data.archives import load_npz
 from vgm.data.arrays import Dataset as Dataset
 from vgm.data.arrays import Split as Split
 from vgm.data.arrays import hold_out, take, with_validation_trained_on
+from vgm.data.arrays import num_held_out as num_held_out
 from vgm.data.plane import PLANE, load_plane
 from vgm.data.tables import load_csv
 from vgm.errors import UserError
@@ -27,7 +28,7 @@ def load(
     name: str,
     path: Path | None,
     *,
-    num_validation: int,
+    num_validation: int | None = None,
     train_on_validation: bool = False,
     missing: str = "none",
 ) -> Dataset:
@@ -39,7 +40,8 @@ def load(
         path: Folder or file with the original data, or a TFDS data directory; None for
             the embedded digits or TFDS's own directory.
         num_validation: Examples held out at the end of the training split where the
-            data have no validation split of their own; 0 for none.
+            data have no validation split of their own; 0 for none, None for a tenth,
+            at most 5,000.
         train_on_validation: Whether what would be the validation split is training
             data instead.
         missing: "nan" where NaN marks a missing number in an ``.npz`` or ``.csv``.
@@ -57,8 +59,9 @@ def load(
     if train_on_validation:
         dataset = with_validation_trained_on(dataset)
     elif dataset.validation is None:
-        if not 0 <= num_validation < len(dataset.train.x):
-            count = len(dataset.train.x)
+        count = len(dataset.train.x)
+        num_validation = num_held_out(num_validation, count)
+        if not 0 <= num_validation < count:
             raise UserError(
                 f"data.num-validation must be at least 0 and below the {count} "
                 f"training examples, that many of which are held out to choose by; got "

@@ -67,13 +67,14 @@ def _require_varied(path: Path, x: np.ndarray, names: list[str]) -> None:
     """What is no measurement would be learned as one, and flatter the density."""
     for column, (name, values) in enumerate(zip(names, x.T, strict=True), 1):
         where = f"{path}, column {column}" + (f" ({name!r})" if name else "")
-        found = np.unique(values[~np.isnan(values)])
+        there = ~np.isnan(values)
+        found = np.unique(values[there])
         if found.size < 2:
             held = f"{found[0]:g} in every row" if found.size else "empty"
             raise UserError(f"{where} is {held}, which has no density; remove it")
         # From 0 or 1: years, say, may follow one another and be measurements.
-        steps = np.arange(len(values))
-        if values[0] in (0, 1) and np.array_equal(values, values[0] + steps):
+        starts = np.unique((values - np.arange(len(values)))[there])
+        if starts.size == 1 and starts[0] in (0, 1):
             raise UserError(
                 f"{where} counts the rows; remove it (of pandas: "
                 "to_csv(..., index=False))"

@@ -29,7 +29,7 @@ def log_prob(x: Float[Array, "*event"], logits: Float[Array, "*event"]) -> Scala
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same("bernoulli.log_prob", x=x, logits=logits)
+    x, logits = require_same("bernoulli.log_prob", x=x, logits=logits)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, logits = x.ravel(), logits.ravel()
     return jnp.sum(x * logits - softplus(logits))
@@ -63,5 +63,5 @@ def entropy(logits: Float[Array, "*event"]) -> Scalar:
         The entropy, summed over coordinates.
     """
     # Even in l: at |l| neither term grows.
-    size = jnp.abs(logits.ravel())
+    size = jnp.abs(jnp.ravel(logits))
     return jnp.sum(softplus(-size) + size * jax.nn.sigmoid(-size))

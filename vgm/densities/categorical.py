@@ -29,6 +29,7 @@ def log_prob(x: Int[Array, "*event"], logits: Float[Array, "*event levels"]) -> 
         ValueError: If the shapes of the arguments do not fit.
         TypeError: If x are no integers.
     """
+    x, logits = jnp.asarray(x), jnp.asarray(logits)
     require("categorical.log_prob: logits", logits, (*x.shape, logits.shape[-1]))
     require_integers(x, logits.shape[-1])
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vgm.densities.levels import nearest_level, on_levels, scale_levels
+from vgm.densities.levels import half_width, nearest_level, on_levels, scale_levels
 from vgm.numerics import at_least_float32, log_sigmoid
 from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
@@ -45,24 +45,27 @@ def log_prob(
         The log mass, summed over coordinates.
 
     Raises:
-        ValueError: If the shapes of the arguments do not fit.
+        ValueError: If the shapes of the arguments do not fit, or there are fewer than
+            two levels.
         TypeError: If x are no integers.
     """
-    require_same("discretized_logistic.log_prob", x=x, mean=mean, log_scale=log_scale)
+    x, mean, log_scale = require_same(
+        "discretized_logistic.log_prob", x=x, mean=mean, log_scale=log_scale
+    )
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, mean, log_scale = x.ravel(), mean.ravel(), log_scale.ravel()
     mean, log_scale = at_least_float32(mean), at_least_float32(log_scale)
-    half_width = 1.0 / (levels - 1)
+    half = half_width(levels)
     centre = scale_levels(x, levels=levels, dtype=mean.dtype) - mean
     inverse_scale = jnp.exp(-log_scale)
-    upper = (centre + half_width) * inverse_scale
-    lower = (centre - half_width) * inverse_scale
+    upper = (centre + half) * inverse_scale
+    lower = (centre - half) * inverse_scale
     log_mass = (
         jnp.where(x < levels - 1, log_sigmoid(upper), 0.0)
         + jnp.where(x > 0, log_sigmoid(-lower), 0.0)
         + jnp.where(
             (x > 0) & (x < levels - 1),
-            jax.nn.log1mexp(2.0 * half_width * inverse_scale),
+            jax.nn.log1mexp(2.0 * half * inverse_scale),
             0.0,
         )
     )
@@ -88,9 +91,12 @@ def sample(
         Levels, as int32.
 
     Raises:
-        ValueError: If the shapes of the arguments do not fit.
+        ValueError: If the shapes of the arguments do not fit, or there are fewer than
+            two levels.
     """
-    require_same("discretized_logistic.sample", mean=mean, log_scale=log_scale)
+    mean, log_scale = require_same(
+        "discretized_logistic.sample", mean=mean, log_scale=log_scale
+    )
     mean, log_scale = at_least_float32(mean), at_least_float32(log_scale)
     noise = jax.random.logistic(key, mean.shape, mean.dtype)
     position = mean + jnp.exp(log_scale) * noise

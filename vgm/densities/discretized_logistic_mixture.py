@@ -59,7 +59,8 @@ def log_prob(
         The log mass, summed over pixels.
 
     Raises:
-        ValueError: If the shapes of the parameters do not fit.
+        ValueError: If the shapes of the parameters do not fit, or there are fewer
+            than two levels.
     """
     pixels = x.reshape(-1, x.shape[-1])
     parameters = jax.tree.map(at_least_float32, _by_pixel(parameters, x.shape))
@@ -91,7 +92,8 @@ def sample(
         Levels, as int32, channels last.
 
     Raises:
-        ValueError: If the shapes of the parameters do not fit.
+        ValueError: If the shapes of the parameters do not fit, or there are fewer
+            than two levels.
     """
     shape = (*parameters.logits.shape[:-1], parameters.mean.shape[-1])
     parameters = _by_pixel(parameters, shape)

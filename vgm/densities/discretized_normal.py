@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vgm.densities.levels import nearest_level, on_levels, scale_levels
+from vgm.densities.levels import half_width, nearest_level, on_levels, scale_levels
 from vgm.densities.normal import LOG_2PI
 from vgm.numerics import at_least_float32, log_ndtr, log_ndtr_remainder
 from vgm.shapes import require_same
@@ -52,21 +52,24 @@ def log_prob(
         The log mass, summed over coordinates.
 
     Raises:
-        ValueError: If the shapes of the arguments do not fit.
+        ValueError: If the shapes of the arguments do not fit, or there are fewer than
+            two levels.
         TypeError: If x are no integers.
     """
-    require_same("discretized_normal.log_prob", x=x, mean=mean, log_std=log_std)
+    x, mean, log_std = require_same(
+        "discretized_normal.log_prob", x=x, mean=mean, log_std=log_std
+    )
     x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()
     mean, log_std = at_least_float32(mean), at_least_float32(log_std)
-    half_width = 1.0 / (levels - 1)
+    half = half_width(levels)
     inverse_std = jnp.exp(-log_std)
     centre = scale_levels(x, levels=levels, dtype=mean.dtype) - mean
-    upper = (centre + half_width) * inverse_std
-    lower = (centre - half_width) * inverse_std
+    upper = (centre + half) * inverse_std
+    lower = (centre - half) * inverse_std
     inside = (x > 0) & (x < levels - 1)
     # The bins at the ends see a harmless place here.
     inner = _log_mass(
-        jnp.where(inside, centre * inverse_std, 0.0), 2.0 * half_width * inverse_std
+        jnp.where(inside, centre * inverse_std, 0.0), 2.0 * half * inverse_std
     )
     # Open outer bins: everything below the first edge, everything above the last.
     log_mass = jnp.where(
@@ -129,9 +132,12 @@ def sample(
         Levels, as int32.
 
     Raises:
-        ValueError: If the shapes of the arguments do not fit.
+        ValueError: If the shapes of the arguments do not fit, or there are fewer than
+            two levels.
     """
-    require_same("discretized_normal.sample", mean=mean, log_std=log_std)
+    mean, log_std = require_same(
+        "discretized_normal.sample", mean=mean, log_std=log_std
+    )
     mean, log_std = at_least_float32(mean), at_least_float32(log_std)
     position = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
     return nearest_level(position, levels=levels)

@@ -48,6 +48,26 @@ def require_integers(x: Array, levels: int) -> None:
         )
 
 
+def half_width(levels: int) -> float:
+    """Half the distance of two levels on [-1, 1].
+
+    >>> half_width(5)
+    0.25
+
+    Args:
+        levels: Number of levels, at least 2.
+
+    Returns:
+        1 / (levels - 1).
+
+    Raises:
+        ValueError: If there are fewer than two levels.
+    """
+    if levels < 2:
+        raise ValueError(f"levels must be at least 2; got {levels}")
+    return 1.0 / (levels - 1)
+
+
 def scale_levels(
     x: Int[Array, "*event"], *, levels: int, dtype: Any = float
 ) -> Float[Array, "*event"]:
@@ -59,13 +79,16 @@ def scale_levels(
 
     Args:
         x: Levels 0 .. levels - 1.
-        levels: Number of levels.
+        levels: Number of levels, at least 2.
         dtype: Type of the result.
 
     Returns:
         -1 for the first level, 1 for the last.
+
+    Raises:
+        ValueError: If there are fewer than two levels.
     """
-    return x.astype(dtype) * (2.0 / (levels - 1)) - 1.0
+    return x.astype(dtype) * (2.0 * half_width(levels)) - 1.0
 
 
 def nearest_level(y: Float[Array, "*event"], *, levels: int) -> Int[Array, "*event"]:
@@ -77,10 +100,13 @@ def nearest_level(y: Float[Array, "*event"], *, levels: int) -> Int[Array, "*eve
 
     Args:
         y: Numbers.
-        levels: Number of levels.
+        levels: Number of levels, at least 2.
 
     Returns:
         The level next to each, as int32.
+
+    Raises:
+        ValueError: If there are fewer than two levels.
     """
-    level = jnp.round((y + 1.0) * (0.5 * (levels - 1)))
+    level = jnp.round((y + 1.0) * (0.5 / half_width(levels)))
     return jnp.clip(level, 0, levels - 1).astype(jnp.int32)

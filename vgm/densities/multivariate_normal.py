@@ -36,7 +36,7 @@ def log_prob(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same("multivariate_normal.log_prob", x=x, mean=mean)
+    x, mean = require_same("multivariate_normal.log_prob", x=x, mean=mean)
     require("multivariate_normal.log_prob: cholesky", cholesky, 2 * mean.shape)
     whitened = jsp.linalg.solve_triangular(cholesky, x - mean, lower=True)
     log_determinant = jnp.sum(jnp.log(jnp.diagonal(cholesky)))
@@ -68,7 +68,7 @@ def reparameterize(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same("multivariate_normal.reparameterize", eps=eps, mean=mean)
+    eps, mean = require_same("multivariate_normal.reparameterize", eps=eps, mean=mean)
     require("multivariate_normal.reparameterize: cholesky", cholesky, 2 * mean.shape)
     log_determinant = jnp.sum(jnp.log(jnp.diagonal(cholesky)))
     return _move(eps, mean, cholesky), standard_log_prob(eps) - log_determinant

@@ -35,7 +35,7 @@ def log_prob(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same("normal.log_prob", x=x, mean=mean, log_std=log_std)
+    x, mean, log_std = require_same("normal.log_prob", x=x, mean=mean, log_std=log_std)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()
     # In two halves: at the mean, 1 / std beyond the numbers would give 0 * inf, in
@@ -90,7 +90,9 @@ def reparameterize(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same("normal.reparameterize", eps=eps, mean=mean, log_std=log_std)
+    eps, mean, log_std = require_same(
+        "normal.reparameterize", eps=eps, mean=mean, log_std=log_std
+    )
     return _move(eps, mean, log_std), standard_log_prob(eps) - jnp.sum(log_std)
 
 
@@ -114,7 +116,7 @@ def sample(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require_same("normal.sample", mean=mean, log_std=log_std)
+    mean, log_std = require_same("normal.sample", mean=mean, log_std=log_std)
     eps = jax.random.normal(key, mean.shape, jnp.result_type(mean))
     return _move(eps, mean, log_std)
 

@@ -11,27 +11,22 @@ density.png, report.html
 result.json        final numbers with units
 """
 
-import importlib.metadata
 import json
-import platform
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from vgm import configs
+from vgm import configs, data
 from vgm.errors import UserError
-from vgm.experiment import storage
+from vgm.experiment import storage, versions
 from vgm.experiment.building import DataForm, build_model
 from vgm.experiment.setup import Experiment, abstract_params
 from vgm.models import GenerativeModel
 from vgm.training import checkpoints
 from vgm.types import Params
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def run_directory(config: configs.Config) -> Path:
@@ -131,7 +126,7 @@ def write_config(run_dir: Path, config: configs.Config, form: DataForm) -> None:
     content = {
         "config": configs.to_dict(config),
         "data_form": form._asdict(),
-        "versions": versions(),
+        "versions": versions.installed(),
     }
     storage.write_json(run_dir / "config.json", content)
 
@@ -269,9 +264,11 @@ def require_source(experiment: Experiment) -> None:
             "run whose model, latent, diffusion and flow flags are the same"
         )
     before, now = config.data, own.data
-    trained_on = (
-        before.train_on_validation or before.num_validation < now.num_validation
+    count = sum(len(split.x) for split in experiment.dataset[:2] if split is not None)
+    fewer = data.num_held_out(before.num_validation, count) < data.num_held_out(
+        now.num_validation, count
     )
+    trained_on = before.train_on_validation or fewer
     if (
         form.test_digest == experiment.form.test_digest
         and not now.train_on_validation
@@ -281,20 +278,3 @@ def require_source(experiment: Experiment) -> None:
             f"train.init-from {source}: it was trained on examples that are validation "
             "here; give it its --data.num-validation, or --data.train-on-validation"
         )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of those that make the numbers.
-
-    Returns:
-        Versions by name, with the device that JAX computes on.
-    """
-    found = {"python": platform.python_version(), "vgm": "unknown"}
-    for name in ("vgm", *PACKAGES):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    devices = jax.devices()
-    found["device"] = f"{len(devices)} x {devices[0].device_kind}"
-    return found

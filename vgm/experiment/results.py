@@ -15,7 +15,16 @@ from vgm.bounds import pareto
 from vgm.data.arrays import take
 from vgm.errors import UserError
 from vgm.evaluation import estimates, likelihood, surgery
-from vgm.experiment import directory, fitting, pictures, setup, splits, storage, tables
+from vgm.experiment import (
+    directory,
+    fitting,
+    pictures,
+    setup,
+    splits,
+    storage,
+    tables,
+    versions,
+)
 from vgm.experiment.fitting import Fit
 from vgm.experiment.numbers import is_exact, split_numbers
 from vgm.experiment.reporter import Progress, Reporter
@@ -236,7 +245,7 @@ def report(
         "train_seconds": fit.seconds,
         "steps_per_second": float(np.median(rates or [np.nan])),
         "seed": config.seed,
-        "versions": directory.versions(),
+        "versions": versions.installed(),
     }
     drawn = pictures.draw_figures(experiment, run_dir, best.params, rows, result)
     page = evaluation.report.render(
