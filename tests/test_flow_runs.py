@@ -45,10 +45,10 @@ def normal_table(tmp_path, header=("a", "b")):
 
 
 def test_tables_are_read_and_split(tmp_path):
-    data = sources.load("table", normal_table(tmp_path), num_validation=0)
-    assert [len(s.x) for s in (data.train, data.validation, data.test)] == [320, 40, 40]
+    data = sources.load("table", normal_table(tmp_path))
+    assert [len(s.x) for s in (data.train, data.validation, data.test)] == [324, 36, 40]
     assert data.levels == 0
-    again = sources.load("table", normal_table(tmp_path, None), num_validation=0)
+    again = sources.load("table", normal_table(tmp_path, None))
     np.testing.assert_array_equal(data.test.x, again.test.x)
     whole = np.concatenate([data.train.x, data.validation.x, data.test.x])
     np.testing.assert_allclose(whole[:, 0].mean(), 1000.0, atol=10)

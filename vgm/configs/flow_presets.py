@@ -132,7 +132,7 @@ FLOW_PRESETS: dict[str, tuple[str, Config]] = {
         "Neural spline flow of a table of reals: --data.path FILE.csv or .npz.",
         Config(
             preset="nsf-tabular",
-            data=DataConfig(name="table", observation="density", num_validation=0),
+            data=DataConfig(name="table", observation="density"),
             model=ModelConfig(
                 family="flow",
                 architecture="nsf-coupling",

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vgm.data import files
-from vgm.data.arrays import Dataset, Split, require_digits
+from vgm.data.arrays import Dataset, Split, require_digits, take
 from vgm.errors import UserError
 
 MAX_LEVELS = 65536
@@ -14,6 +14,9 @@ MAX_LEVELS = 65536
 
 def load_npz(path: Path, missing: str) -> Dataset:
     """Arrays x_train and x_test, perhaps x_valid, labels y_* and levels.
+
+    Examples of two axes are images of one channel. Without x_valid the training
+    examples come in a fixed random order, for what is held out of them is the end.
 
     Reals are kept in float32. Integers of 0 and 1 are bits and integers beyond 127 one
     of 256 levels, where ``levels`` does not say their number.
@@ -47,10 +50,12 @@ def load_npz(path: Path, missing: str) -> Dataset:
     kinds = {split: array.dtype.kind for split, array in x.items()}
     shapes = {split: array.shape[1:] for split, array in x.items()}
     if len(set(shapes.values())) > 1 or len(set(kinds.values())) > 1:
-        raise UserError(
-            f"{path}: x_train, x_valid and x_test differ in shape or dtype; make them "
-            "alike"
+        found = ", ".join(
+            f"x_{split} {array.dtype} {array.shape[1:]}" for split, array in x.items()
         )
+        raise UserError(f"{path}: {found} differ in shape or dtype; make them alike")
+    if len(shapes["train"]) == 2:
+        x = {split: array[..., None] for split, array in x.items()}
     levels = 0
     if kinds["train"] != "f":
         levels = _levels(path, arrays, x)
@@ -62,7 +67,10 @@ def load_npz(path: Path, missing: str) -> Dataset:
         split: Split(array, _labels(path, arrays, split, len(array)))
         for split, array in x.items()
     }
-    return Dataset(splits["train"], splits.get("valid"), splits["test"], levels)
+    train, validation = splits["train"], splits.get("valid")
+    if validation is None:
+        train = take(train, np.random.default_rng(0).permutation(len(train.x)))
+    return Dataset(train, validation, splits["test"], levels)
 
 
 def _reals(path: Path, split: str, array: np.ndarray) -> np.ndarray:

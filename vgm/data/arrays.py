@@ -38,8 +38,8 @@ class Dataset(NamedTuple):
 def num_held_out(asked: int | None, count: int) -> int:
     """How many training examples are held out for validation.
 
-    >>> num_held_out(None, 1797), num_held_out(None, 60000)
-    (179, 5000)
+    >>> num_held_out(None, 9), num_held_out(None, 1200), num_held_out(None, 60000)
+    (1, 120, 5000)
 
     Args:
         asked: A number; None for a tenth, at most 5,000.
@@ -48,7 +48,7 @@ def num_held_out(asked: int | None, count: int) -> int:
     Returns:
         The number.
     """
-    return min(count // 10, 5000) if asked is None else asked
+    return min(-(-count // 10), 5000) if asked is None else asked
 
 
 def hold_out(train: Split, num_validation: int) -> tuple[Split, Split | None]:

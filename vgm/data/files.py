@@ -156,11 +156,7 @@ def read_npz(path: Path, *, missing: str = "none") -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise UserError(f"{path}: {name} is no array; write it with numpy.savez")
-        if array.dtype.kind not in "uif":
-            raise UserError(
-                f"{path}: {name} has dtype {array.dtype}; expected integers (levels; "
-                "bits as uint8) or floats"
-            )
+        arrays[name] = array = _number(path, name, array)
         if array.dtype.kind != "f":
             continue
         if np.isinf(array).any() or (missing == "none" and np.isnan(array).any()):
@@ -169,6 +165,18 @@ def read_npz(path: Path, *, missing: str = "none") -> dict[str, np.ndarray]:
                 "NaN as missing with --data.missing nan"
             )
     return arrays
+
+
+def _number(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """Integers or floats; booleans are bits."""
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    if array.dtype.kind not in "uif":
+        remedy = "expected integers (levels), booleans or floats"
+        if name.startswith("y_"):
+            remedy = "number the classes from 0 on, or leave it out"
+        raise UserError(f"{path}: {name} has dtype {array.dtype}; {remedy}")
+    return array
 
 
 def read_omniglot(path: Path) -> dict[str, np.ndarray]:

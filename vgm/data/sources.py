@@ -65,7 +65,8 @@ def load(
             raise UserError(
                 f"data.num-validation must be at least 0 and below the {count} "
                 f"training examples, that many of which are held out to choose by; got "
-                f"{num_validation}: give --data.num-validation {count // 10}, a tenth"
+                f"{num_validation}: give --data.num-validation "
+                f"{num_held_out(None, count)}"
             )
         train, validation = hold_out(dataset.train, num_validation)
         dataset = dataset._replace(train=train, validation=validation)
@@ -159,9 +160,11 @@ def _load_file(path: Path, missing: str) -> Dataset:
         return _load_omniglot(path)
     if path.name.endswith((".csv", ".csv.gz")):
         return load_csv(path, missing=missing)
-    raise UserError(
-        f"data.path {path} is no .npz, .csv or .mat file; give its folder instead"
-    )
+    if path.suffix == ".npy":
+        remedy = "write x_train and x_test into one .npz with numpy.savez"
+    else:
+        remedy = "give its folder instead"
+    raise UserError(f"data.path {path} is no .npz, .csv or .mat file; {remedy}")
 
 
 def _find(folder: Path, *names: str) -> Path:

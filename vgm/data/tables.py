@@ -17,10 +17,11 @@ ABSENT = ("", "nan", "na", "n/a", "null", "none", "?")
 def load_csv(path: Path, *, missing: str = "none") -> Dataset:
     """A .csv or .csv.gz of numbers, kept in float32, with or without a line of names.
 
-    A first line counts as names where no cell of it is a number.
+    A first line counts as names where no cell of it is a number, or where its cells
+    are 0, 1, 2 and so on, as pandas names columns that have no names.
 
-    Four fifths of the rows are for training, a tenth each for validation and test: a
-    fixed random split.
+    A tenth of the rows are for test, the others for training: a fixed random split, in
+    random order.
 
     Args:
         path: File.
@@ -47,7 +48,7 @@ def load_csv(path: Path, *, missing: str = "none") -> Dataset:
         # Of a single column, an empty line is an empty cell.
         rows = [(line, row or [""]) for line, row in rows]
     rows = [(line, row) for line, row in rows if row]
-    header = 1 if rows and not any(_is_number(cell) for cell in rows[0][1]) else 0
+    header = 1 if rows and _are_names(rows[0][1]) else 0
     x = _numbers(path, rows[header:], missing)
     if len(x) < MIN_ROWS:
         raise UserError(f"{path} has {len(x)} rows; needs at least {MIN_ROWS}")
@@ -56,11 +57,16 @@ def load_csv(path: Path, *, missing: str = "none") -> Dataset:
     if len(names) != x.shape[1]:
         names = [""] * x.shape[1]
     _require_varied(path, x, names)
-    order = np.random.default_rng(0).permutation(len(x))
-    tenth = len(x) // 10
-    parts = np.split(x[order], [len(x) - 2 * tenth, len(x) - tenth])
-    train, validation, test = (Split(part, None) for part in parts)
-    return Dataset(train, validation, test, levels=0)
+    x = x[np.random.default_rng(0).permutation(len(x))]
+    cut = len(x) - len(x) // 10
+    return Dataset(Split(x[:cut], None), None, Split(x[cut:], None), levels=0)
+
+
+def _are_names(cells: list[str]) -> bool:
+    # Over an index of the rows there is no name.
+    names = cells[1:] if cells[0] == "" else cells
+    counted = len(names) > 1 and names == [str(place) for place in range(len(names))]
+    return counted or not any(_is_number(cell) for cell in cells)
 
 
 def _require_varied(path: Path, x: np.ndarray, names: list[str]) -> None:
@@ -89,12 +95,19 @@ def _is_number(cell: str) -> bool:
     return "_" not in cell  # 1_000 is one to Python alone
 
 
-def _remedy(cell: str) -> str:
-    for separator, name in ((";", "';'"), ("\t", "tabs")):
-        if separator in cell:
+def _remedy(rows: list[list[str]], cell: str, column: int) -> str:
+    """What to do about the first cell of a column that is no number."""
+    separators = ((";", "';'"), ("\t", "tabs"))
+    if len(rows[0]) == 1:
+        separators += ((" ", "spaces"),)
+    for separator, name in separators:
+        if separator in cell.strip():
             return f"save the table with ',' between cells and not {name}"
     if cell.strip().lower() in ABSENT:
-        return "mend or remove the row, or give --data.missing nan"
+        return "mend or remove the row, or let a preset like vae-tabular model the rest"
+    words = sum(not _is_number(row[column - 1]) for row in rows)
+    if 2 * words > len(rows):
+        return f"remove the column, of which {words} of {len(rows)} cells are none"
     return "mend or remove the row"
 
 
@@ -112,7 +125,7 @@ def _numbers(path: Path, rows: list[tuple[int, list[str]]], missing: str) -> np.
             elif not _is_number(cell) or not np.isfinite(np.float32(cell)):
                 raise UserError(
                     f"{path}, line {line}, column {column}: {cell!r} is no finite "
-                    f"number; {_remedy(cell)}"
+                    f"number; {_remedy([row for _, row in rows], cell, column)}"
                 )
     numbers = np.asarray([row for _, row in rows], np.float64)
     require_digits(str(path), numbers)
