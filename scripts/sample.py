@@ -51,15 +51,21 @@ def sample(arguments: list[str] | None) -> None:
     archive, picture = (base.with_name(base.name + end) for end in (".npz", ".png"))
     for path in (archive, picture):
         storage.require_new_file(path, "--output" if args.output else "--seed")
-    condition = _labels(args, form.num_classes if config.model.conditional else 0)
+    num_classes = form.num_classes if config.model.conditional else 0
+    condition = _labels(args, num_classes)
     key = jax.random.key(args.seed)
     draw = jax.jit(model.sample, static_argnums=2)
     draws = np.asarray(draw(key, params, args.num_samples, condition))
-    np.savez(archive, samples=draws)
+    arrays = {"samples": draws}
+    if condition is not None:
+        arrays["labels"] = condition
+    np.savez(archive, allow_pickle=False, **arrays)
     print(f"samples: {archive}")
     if draws.ndim == 4 and draws.shape[-1] in (1, 3):
         top = pictures.figure_top(config.data.observation, form.levels)
-        columns = min(10, args.num_samples)
+        columns = pictures.num_columns(
+            args.num_samples, num_classes if args.label is None else 0
+        )
         grid = figures.image_grid(draws, columns=columns, top=top)
         figures.save_panels(picture, [("samples", grid)])
         print(f"picture: {picture}")

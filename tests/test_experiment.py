@@ -720,15 +720,15 @@ BAD_INPUT = {
     "a flag of another network": (
         ["vae-digits", "--model.channels", "64"],
         r"model\.channels is for model\.architecture conv or ladder or vdm-unet or "
-        r"ddpm-unet alone; 'mlp' does not read it",
+        r"ddpm-unet alone; with model\.architecture 'mlp' nothing reads it",
     ),
     "a flag of another family": (
         ["vae-digits", "--diffusion.num-steps", "5"],
-        r"diffusion\.num-steps is for model\.family diffusion alone; 'vae' does not",
+        r"diffusion\.num-steps is for model\.family diffusion alone; .* 'vae' nothing",
     ),
     "a precision that nothing has": (
         ["vae-digits", "--model.precision", "bfloat16"],
-        r"model\.precision is for model\.family diffusion alone; 'vae' does not",
+        r"model\.precision is for model\.family diffusion alone; .* 'vae' nothing",
     ),
     "learning rate NaN": (
         ["vae-digits", "--optimizer.learning-rate", "nan"],
@@ -1118,7 +1118,7 @@ def test_lost_metrics_are_said_to_be(finished_run, tmp_path, capsys):
     assert train.main([*QUICK, "--run-dir", str(run_dir), "--resume"]) == 0
     out = capsys.readouterr().out
     assert "metrics.csv is gone" in out
-    assert "30 steps, - a second" in out
+    assert "30 steps, then - a second" in out
     assert json.loads((run_dir / "result.json").read_text())["steps_per_second"] is None
 
 
@@ -1326,4 +1326,4 @@ def test_a_run_that_was_begun_with_an_unread_flag_goes_on(
     assert "finished already" in capsys.readouterr().out
     assert evaluate.main([str(run_dir), "--num-importance-samples", "2"]) == 0
     assert train.main([*arguments, str(tmp_path / "new")]) == 2
-    assert "does not read it" in capsys.readouterr().err
+    assert "nothing reads it" in capsys.readouterr().err

@@ -274,7 +274,7 @@ BAD_INPUT = {
     ),
     "a prior of a flow": (
         ["nsf-digits", "--latent.prior", "mixture"],
-        r"latent\.prior is for model\.family vae or hvae alone; 'flow' does not",
+        r"latent\.prior is for model\.family vae or hvae alone; with .* 'flow' nothing",
     ),
     "coupling one number": (
         ["vae-digits", "--latent.posterior", "spline", "--model.latent-dim", "1"],

@@ -46,6 +46,20 @@ def _static(
 
 
 LATENT_PRESETS: dict[str, tuple[str, Config]] = {
+    "vae-tabular": (
+        "VAE of a table of reals, cells of which may be missing: --data.path FILE.csv.",
+        Config(
+            preset="vae-tabular",
+            data=DataConfig(name="table", observation="density", missing="nan"),
+            model=ModelConfig(likelihood="normal", latent_dim=8, hidden=(128,)),
+            optimizer=OptimizerConfig(
+                schedule="cosine", warmup_steps=100, clip_norm=20.0, ema_decay=0.995
+            ),
+            train=TrainConfig(
+                num_steps=10_000, batch_size=128, eval_every=500, patience=5
+            ),
+        ),
+    ),
     "hvae-digits": (
         "Markov hierarchical VAE of the embedded digits: two layers, bottom-up.",
         Config(

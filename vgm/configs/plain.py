@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vgm.configs.presets import PRESETS
 from vgm.configs.schema import (
     Config,
     DataConfig,
@@ -117,6 +118,8 @@ def changed_fields(before: Config, after: Config) -> list[str]:
         "train.batch-size (128 before, 64 now)", and so on.
     """
     old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
+    if before.data.name == _stem(before.data) and after.data.name == _stem(after.data):
+        del old["data.name"]  # that of a file, which may have moved
     return [
         f"{name} ({value} before, {new[name]} now)"
         for name, value in old.items()
@@ -141,7 +144,24 @@ def resolved(config: Config) -> Config:
         The same, in every word.
     """
     model = dataclasses.replace(config.model, activation=activation(config.model))
-    return dataclasses.replace(config, model=model)
+    data = dataclasses.replace(config.data, name=_data_name(config))
+    diffusion = config.diffusion
+    if diffusion.num_times >= diffusion.num_steps:
+        diffusion = dataclasses.replace(diffusion, num_times=0)
+    return dataclasses.replace(config, model=model, data=data, diffusion=diffusion)
+
+
+def _data_name(config: Config) -> str:
+    """A file of one's own is not what its preset is for: it is called as it is."""
+    name = config.data.name
+    _, preset = PRESETS.get(config.preset, ("", config))
+    return (_stem(config.data) or name) if name == preset.data.name else name
+
+
+def _stem(data: DataConfig) -> str | None:
+    """The name of a file of one's own without its ending."""
+    own = data.path and data.path.name.endswith((".npz", ".csv", ".csv.gz"))
+    return data.path.name.split(".")[0] if data.path and own else None
 
 
 def activation(model: ModelConfig) -> str:

@@ -104,5 +104,5 @@ def require_read(config: Config, *, before: Config | None = None) -> None:
 
 def _message(name: str, where: Where, values: dict[str, Any]) -> str:
     readers = ", or ".join(f"{field} {' or '.join(where[field])}" for field in where)
-    found = " with ".join(repr(values[field]) for field in where)
-    return f"{name} is for {readers} alone; {found} does not read it"
+    found = ", ".join(f"{field} {values[field]!r}" for field in where)
+    return f"{name} is for {readers} alone; with {found} nothing reads it"

@@ -46,7 +46,9 @@ def save_panels(path: Path, panels: Sequence[tuple[str, np.ndarray]]) -> None:
         panels: Titles and images.
     """
     widths = [panel.shape[1] / panel.shape[0] for _, panel in panels]
-    figure = _figure(5.0 * sum(widths), 5.4)
+    # A strip of a few draws would be as wide as it likes.
+    scale = min(1.0, 20.0 / (5.0 * sum(widths)))
+    figure = _figure(scale * 5.0 * sum(widths), scale * 5.0 + 0.4)
     axes = figure.subplots(
         1, len(panels), gridspec_kw={"width_ratios": widths}, squeeze=False
     )
@@ -66,6 +68,7 @@ def save_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             nothing was measured.
     """
     figure = _figure(11.0, 3.8)
+    figure.set_layout_engine("constrained")
     left, right = figure.subplots(1, 2)
     for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
         _line(left, rows, f"{split}_bound", split, colour)
@@ -199,7 +202,8 @@ def save_densities(
                 vmax=brightest,
             )
         else:
-            axis.plot(values[:, 0], values[:, 1], ",", color="tab:blue", alpha=0.6)
+            size = min(5.0, max(1.0, 100.0 / len(values) ** 0.5))
+            axis.scatter(*values.T, s=size**2, color="tab:blue", alpha=0.6, lw=0)
         axis.set_xlim(box[:2])
         axis.set_ylim(box[2:])
         axis.set_box_aspect((box[3] - box[2]) / (box[1] - box[0]))
@@ -211,7 +215,9 @@ def _line(
 ) -> None:
     points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     if points and any(value for _, value in points):
-        axis.plot(*zip(*points, strict=True), label=label, color=colour)
+        # A single point is no line.
+        marker = "o" if len(points) == 1 else None
+        axis.plot(*zip(*points, strict=True), label=label, color=colour, marker=marker)
 
 
 def _zoom(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -50,6 +50,8 @@ def run(config: configs.Config, reporter: Reporter | None = None) -> dict[str, A
             reporter.say(f"{run_dir} is finished already; its result is unchanged")
             return directory.read_result(run_dir)
         reporter.say(tables.examples(experiment))
+        if (warning := tables.repeated(experiment)) is not None:
+            reporter.say(warning)
         fit = fitting.train(experiment, run_dir, reporter)
         storage.save_params(run_dir / "params.npz", fit.best.params)
         return results.report(experiment, run_dir, fit, reporter)

@@ -13,7 +13,7 @@ import numpy as np
 from vgm import configs
 from vgm.errors import UserError
 from vgm.evaluation import estimates, likelihood
-from vgm.experiment import directory, setup, stepping, storage
+from vgm.experiment import directory, events, setup, stepping, storage
 from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
 from vgm.training import checkpoints, loop, sharding
@@ -85,7 +85,7 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
         mesh=mesh,
     )
     validate = _validation(experiment, mesh, keys.validation)
-    events = _event_writer(run_dir)
+    writer = events.writer(run_dir)
     with checkpoints.open_manager(run_dir / "checkpoints") as manager:
         fit = _start(experiment, run_dir, manager, optimizer, train_data, reporter)
         compiled, seconds = loop.compile_ahead(run_steps, key, fit.state, train_data)
@@ -110,8 +110,13 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
                 fit.seconds + elapsed,
             )
             step = stop
-            _record(run_dir, manager, events, fit)
+            _record(run_dir, manager, writer, fit)
             reporter.progress(Progress("train", step, num_steps, row))
+    if step < num_steps:
+        reporter.say(
+            f"stopped at step {step}: no better bound on validation in "
+            f"{config.train.patience} evaluations (--train.patience)"
+        )
     if fit.best.bound is not None:
         reporter.say(
             f"kept the parameters of step {fit.best.step}, best on validation "
@@ -164,10 +169,10 @@ def _start(
     )
 
 
-def _record(run_dir: Path, manager: Any, events: Any, fit: Fit) -> None:
+def _record(run_dir: Path, manager: Any, writer: Any, fit: Fit) -> None:
     """Write metrics first, then the checkpoint that stands for them."""
     storage.write_rows(run_dir / "metrics.csv", fit.rows)
-    _write_events(events, fit.rows[-1])
+    events.write_row(writer, fit.rows[-1])
     checkpoints.save(
         manager,
         fit.rows[-1]["step"],
@@ -279,20 +284,3 @@ def _row(
     for name, value in values.items():
         row[f"train_{name}"] = float(value)
     return {**row, "validation_bound": bound, "steps_per_second": rate}
-
-
-def _event_writer(run_dir: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(run_dir))
-
-
-def _write_events(writer: Any, row: dict[str, Any]) -> None:
-    if writer is None:
-        return
-    for name, value in row.items():
-        if name != "step" and value is not None and np.isfinite(value):
-            writer.add_scalar(name, value, row["step"])
-    writer.flush()

@@ -18,7 +18,7 @@ from vgm.models.target import TargetFlow
 from vgm.types import Masked, Params, PRNGKey
 
 MAX_FIGURE_IMAGES = 100
-TARGET_DRAWS = 10_000
+MIN_DRAWS = 2000
 GRID = 200
 """Nodes a side of a picture of a density."""
 
@@ -146,7 +146,7 @@ def _density(
     """Test points or the target, the density that was learned, and draws from it."""
     flow = model.flow if isinstance(model, TargetFlow) else model
     test = experiment.dataset.test.x
-    count = len(test) if flow is model else TARGET_DRAWS
+    count = max(len(test), MIN_DRAWS)
     key = setup.run_keys(experiment.config).figures
     draws = np.asarray(jax.jit(flow.sample, static_argnums=2)(key, params, count))
     shown = test if flow is model else draws
@@ -182,6 +182,23 @@ def figure_top(observation: str, levels: int) -> float:
     return levels - 1.0 if observation == "levels" else 1.0
 
 
+def num_columns(count: int, num_classes: int) -> int:
+    """How many draws stand in a row: each class, of some, has its columns.
+
+    >>> num_columns(100, 0), num_columns(100, 4), num_columns(100, 43)
+    (10, 8, 10)
+
+    Args:
+        count: Number of draws.
+        num_classes: Number of classes in turn; 0 for none.
+
+    Returns:
+        The number.
+    """
+    columns = 10 // num_classes * num_classes if 0 < num_classes <= 10 else 10
+    return min(columns, count)
+
+
 def sample_panels(
     experiment: Experiment, params: Params, key: PRNGKey, count: int, top: float
 ) -> list[tuple[str, np.ndarray]]:
@@ -197,10 +214,12 @@ def sample_panels(
     Returns:
         Titles and images.
     """
-    model, columns = experiment.model, min(10, count)
+    model, num_classes = experiment.model, 0
     condition = None
     if experiment.config.model.conditional:
-        condition = jnp.arange(count, dtype=jnp.int32) % experiment.form.num_classes
+        num_classes = experiment.form.num_classes
+        condition = jnp.arange(count, dtype=jnp.int32) % num_classes
+    columns = num_columns(count, num_classes)
     grid = functools.partial(figures.image_grid, columns=columns, top=top)
     draws = jax.jit(model.sample, static_argnums=2)(key, params, count, condition)
     panels = [("samples", grid(np.asarray(draws)))]
