@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.numerics import log_mean_exp
+from vgm.numerics import log_mean_exp, with_gradient_of
 from vgm.shapes import require_positive, require_same
 from vgm.types import Params, PRNGKey
 
@@ -44,12 +44,16 @@ class System(NamedTuple):
         log_joint: (params, z) to log p(x, z).
         log_posterior: (params, z) to log q(z | x).
         over_draws: Maps a function of one draw z over many, on a first axis.
+        log_weight: (key, params) to log p(x, z) - log q(z | x) of the z that
+            ``propose`` draws from the key, for the pathwise estimators, where a draw
+            knows its own density: a flow would be turned round for it.
     """
 
     propose: Callable[[PRNGKey, Params], Any]
     log_joint: Callable[[Params, Any], Bound]
     log_posterior: Callable[[Params, Any], Bound]
     over_draws: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] = jax.vmap
+    log_weight: Callable[[PRNGKey, Params], Bound] | None = None
 
 
 Estimator = Callable[..., Bound]
@@ -70,8 +74,7 @@ def elbo_pathwise(
     Returns:
         An estimate of the ELBO, in nats.
     """
-    z = _propose(key, params, system, num_samples)
-    return jnp.mean(_log_weights(params, params, system, z), axis=0)
+    return jnp.mean(_log_weights_of_draws(key, params, system, num_samples), axis=0)
 
 
 def elbo_sticking_the_landing(
@@ -117,7 +120,7 @@ def elbo_score_function(
     log_w = jax.lax.stop_gradient(log_joint - log_q)
     others = _mean_of_others(log_w)
     surrogate = jnp.mean(log_joint + (log_w - others) * log_q, axis=0)
-    return _with_gradient_of(jnp.mean(log_w, axis=0), surrogate)
+    return with_gradient_of(jnp.mean(log_w, axis=0), surrogate)
 
 
 def iwae_pathwise(
@@ -134,8 +137,7 @@ def iwae_pathwise(
     Returns:
         One draw of L_K, in nats.
     """
-    z = _propose(key, params, system, num_samples)
-    return _log_mean(_log_weights(params, params, system, z))
+    return _log_mean(_log_weights_of_draws(key, params, system, num_samples))
 
 
 def iwae_vimco(
@@ -171,7 +173,7 @@ def iwae_vimco(
     weights = _normalised(log_w)
     weighted = weights * jnp.where(weights > 0.0, live, 0.0)
     surrogate = jnp.sum(signal * log_q + weighted, axis=0)
-    return _with_gradient_of(bound, surrogate)
+    return with_gradient_of(bound, surrogate)
 
 
 def iwae_dreg(
@@ -199,13 +201,13 @@ def iwae_dreg(
 
     def weigh(leaf: Array) -> Array:
         shape = weights.shape + (1,) * (leaf.ndim - weights.ndim)
-        return _with_gradient_of(leaf, weights.reshape(shape) * leaf)
+        return with_gradient_of(leaf, weights.reshape(shape) * leaf)
 
     scaled = jax.tree.map(weigh, z)
     log_w = _log_weights(params, fixed, system, scaled)
     bound = _log_mean(jax.lax.stop_gradient(log_w))
     weighted = weights * jnp.where(weights > 0.0, log_w, 0.0)
-    return _with_gradient_of(bound, jnp.sum(weighted, axis=0))
+    return with_gradient_of(bound, jnp.sum(weighted, axis=0))
 
 
 ELBO_ESTIMATORS: dict[str, Estimator] = {
@@ -229,6 +231,18 @@ def _propose(key: PRNGKey, params: Params, system: System, num_samples: int) -> 
     require_positive(num_samples=num_samples)
     keys = jax.random.split(key, num_samples)
     return jax.vmap(lambda key: system.propose(key, params))(keys)
+
+
+def _log_weights_of_draws(
+    key: PRNGKey, params: Params, system: System, num_samples: int
+) -> LogWeights:
+    """Differentiable in the parameters in every way."""
+    if system.log_weight is None:
+        z = _propose(key, params, system, num_samples)
+        return _log_weights(params, params, system, z)
+    require_positive(num_samples=num_samples)
+    keys = jax.random.split(key, num_samples)
+    return jax.vmap(system.log_weight, (0, None))(keys, params)
 
 
 def _log_weights(p_params: Params, q_params: Params, system: System, z: Any) -> Array:
@@ -272,20 +286,6 @@ def _log_mean_without_each(log_w: LogWeights) -> LogWeights:
     )
     total = jnp.logaddexp(others, _mean_of_others(log_w))
     return total - jnp.log(jnp.asarray(len(log_w), log_w.dtype))
-
-
-@jax.custom_jvp
-def _with_gradient_of(value: Array, surrogate: Array) -> Array:
-    """``value`` with the derivatives of ``surrogate``."""
-    del surrogate
-    return value
-
-
-@_with_gradient_of.defjvp
-def _derivative_of_surrogate(
-    primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    return primals[0], tangents[1]
 
 
 def _require_two(name: str, num_samples: int) -> None:

@@ -120,6 +120,7 @@ def _map_batches(
     key_observe, key_draws = jax.random.split(key)
     x = observe(key_observe, data.x)
     num_examples = len(data.weight)
+    batch_size = balanced(num_examples, batch_size)
     num_batches = -(-num_examples // batch_size)
     # The last batch is filled up with first examples, whose results are cut off again.
     index = jnp.arange(num_batches * batch_size) % num_examples
@@ -130,6 +131,22 @@ def _map_batches(
     return jax.tree.map(
         lambda leaf: leaf.reshape(index.size, *leaf.shape[2:])[:num_examples], results
     )
+
+
+def balanced(num_examples: int, batch_size: int) -> int:
+    """The size of batches when no more of them are as full as one another.
+
+    >>> balanced(297, 250), balanced(10_000, 250), balanced(9, 250)
+    (149, 250, 9)
+
+    Args:
+        num_examples: Number of examples.
+        batch_size: Most examples in a batch.
+
+    Returns:
+        The size; the last batch may lack a few.
+    """
+    return -(-num_examples // -(-num_examples // batch_size))
 
 
 def batch_evidence(
@@ -201,11 +218,12 @@ def example_evidence(
     key_observe, key_draws = jax.random.split(key)
     x = jax.jit(observe)(key_observe, data.x)
     num_examples = len(data.weight)
-    batch_size = min(batch_size, num_examples)
+    batch_size = balanced(num_examples, batch_size)
 
+    # The data are arguments: closed over, they would be copied into the program.
     @jax.jit
-    def one_batch(key: PRNGKey, params: Params, index: Array) -> Any:
-        rows, condition = jax.tree.map(lambda leaf: leaf[index], (x, data.condition))
+    def one_batch(key: PRNGKey, params: Params, given: Any, index: Array) -> Any:
+        rows, condition = jax.tree.map(lambda leaf: leaf[index], given)
         sums = batch_evidence(
             key,
             params,
@@ -217,11 +235,11 @@ def example_evidence(
         )
         return importance.log_evidence(sums), importance.effective_samples(sums)
 
-    rows = []
+    rows, given = [], (x, data.condition)
     for number, start in enumerate(range(0, num_examples, batch_size)):
         index = jnp.arange(start, start + batch_size) % num_examples
         key_batch = jax.random.fold_in(key_draws, number)
-        rows.append(jax.device_get(one_batch(key_batch, params, index)))
+        rows.append(jax.device_get(one_batch(key_batch, params, given, index)))
         progress(min(start + batch_size, num_examples))
     log_evidence, effective = (
         np.concatenate(column)[:num_examples] for column in zip(*rows, strict=True)

@@ -208,7 +208,7 @@ def _validation(
     settings: dict[str, Any] = {
         "model": experiment.model,
         "observe": experiment.observe,
-        "batch_size": min(config.evaluation.batch_size, len(split.x)),
+        "batch_size": config.evaluation.batch_size,
     }
     # A model is chosen by the bound that it is trained with.
     if config.objective.name == "iwae":

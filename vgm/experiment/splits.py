@@ -67,7 +67,7 @@ def terms(experiment: Experiment, params: Params, stored: Batch) -> ElboTerms:
         likelihood.example_terms,
         model=experiment.model,
         observe=experiment.observe,
-        batch_size=min(spec.batch_size, len(stored.weight)),
+        batch_size=spec.batch_size,
         num_samples=spec.num_elbo_samples,
     )
     return jax.jit(run)(setup.run_keys(experiment.config).test, params, stored)

@@ -163,10 +163,34 @@ class Flow:
         condition: Condition = None,
     ) -> Any:
         """Draw z ~ N(0, I), then x = f^-1(z); its level, where x has levels."""
-        value, _ = self.sample_and_log_prob(key, params, num_samples, condition)
+        if self.layers.velocity is None:
+            value, _ = self.sample_and_log_prob(key, params, num_samples, condition)
+        else:
+            network = self.layers.velocity
+            value = self._transport(network, key, params, num_samples, condition)
         if not self.levels:
             return value
         return bound.quantize(value, levels=self.levels)
+
+    def _transport(
+        self,
+        network: Any,
+        key: PRNGKey,
+        params: Params,
+        num_samples: int,
+        condition: Condition,
+    ) -> Array:
+        """Draws of a continuous flow, back along its velocity; no density is solved."""
+        context = conditions.vectors(condition, self.num_classes)
+        data, own = jax.tree.map(jnp.asarray, (params["data"], params["layers"]))
+
+        def one(key: PRNGKey, context: Context) -> Event:
+            move = velocity(network, own, context, None)
+            z = jax.random.normal(key, self.event_shape)
+            standard = bijections.continuous.integrate(move, z, 1.0, 0.0)
+            return self.data.build(data, context, None).inverse(standard)[0]
+
+        return jax.vmap(one)(jax.random.split(key, num_samples), context)
 
     def matching_error(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None

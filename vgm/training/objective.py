@@ -152,22 +152,22 @@ def negative_bound(
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
         key_terms, key_weights = jax.random.split(key)
         x, condition = batch.x, batch.condition
+        encode = functools.partial(model.encode, x=x, condition=condition)
 
         def log_joint(params: Params, z: Any) -> Array:
             x, condition = _repeat((batch.x, batch.condition), z)
             return model.log_joint(params, x, z, condition)
 
-        def log_posterior(params: Params, z: Any) -> Array:
-            encoding = model.encode(params, x, condition)
-            return model.log_posterior(params, _repeat(encoding, z), z)
-
         system = gradients.System(
-            lambda key, params: model.propose(
-                key, params, model.encode(params, x, condition)
-            ),
+            lambda key, params: model.propose(key, params, encode(params)),
             log_joint,
-            log_posterior,
+            lambda params, z: model.log_posterior(
+                params, _repeat(encode(params), z), z
+            ),
             functools.partial(_as_one_batch, count=len(batch.weight)),
+            lambda key, params: model.log_weight_given(
+                key, params, x, encode(params), condition
+            ),
         )
         bound = estimator(key_weights, params, system, num_samples=num_samples)
         terms = model.elbo_terms(key_terms, jax.lax.stop_gradient(params), x, condition)
