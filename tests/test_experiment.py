@@ -511,6 +511,8 @@ def test_a_conditional_run_on_files(tmp_path):
     for extra, status in ((["--label", "3"], 0), (["--label", "12"], 2)):
         output = ["--output", str(tmp_path / f"drawn{status}")]
         assert sample.main([str(tmp_path / "run"), *extra, *output]) == status
+    with np.load(tmp_path / "drawn0.npz") as drawn:
+        assert drawn["labels"].tolist() == [3] * len(drawn["samples"])
 
 
 @pytest.mark.parametrize(
@@ -1118,7 +1120,7 @@ def test_lost_metrics_are_said_to_be(finished_run, tmp_path, capsys):
     assert train.main([*QUICK, "--run-dir", str(run_dir), "--resume"]) == 0
     out = capsys.readouterr().out
     assert "metrics.csv is gone" in out
-    assert "30 steps, then - a second" in out
+    assert "30 steps, - a second" in out
     assert json.loads((run_dir / "result.json").read_text())["steps_per_second"] is None
 
 

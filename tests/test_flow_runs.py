@@ -1,8 +1,10 @@
 """Flows and autoregressive models through the scripts: tables, targets, bad input."""
 
 import csv
+import dataclasses
 import json
 import math
+from pathlib import Path
 
 import evaluate
 import numpy as np
@@ -11,10 +13,15 @@ import sample
 import scipy.stats
 import train
 from bad_input import check_one_line
+from small import changed
+from test_wiring import TINY
 
 import vgm
+from vgm import configs
 from vgm.data import plane, sources
 from vgm.errors import UserError
+from vgm.experiment import fitting, setup, tables
+from vgm.experiment.reporter import Reporter
 
 SHORT = ["--train.num-steps", "40", "--train.eval-every", "20"]
 SMALL = [*SHORT, "--model.hidden", "8", "--flow.num-layers", "2"]
@@ -91,6 +98,69 @@ def test_bad_tables(tmp_path, text, message):
 
 
 # ---- runs
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "called"),
+    [
+        ("some/wine.csv.gz", "table", "wine"),
+        ("some/wine.npz", "red", "red"),
+        ("some/folder", "table", "table"),
+    ],
+)
+def test_a_file_is_not_called_by_what_its_preset_is_for(path, name, called):
+    given = changed("nsf-tabular", {"data.path": Path(path), "data.name": name})
+    assert configs.resolved(given).data.name == called
+    moved = dataclasses.replace(given.data, path=Path("elsewhere/white.csv"))
+    after = configs.resolved(dataclasses.replace(given, data=moved))
+    # A name that is a file's may change: what it holds is compared once it is read.
+    differ = configs.changed_fields(configs.resolved(given), after)
+    assert bool(differ) == (called == "table")
+
+
+def test_as_many_steps_as_there_are_are_not_drawn():
+    few = changed("ddpm-digits", {"diffusion.num_steps": 20})
+    assert configs.resolved(few).diffusion.num_times == 0
+    assert configs.resolved(changed("ddpm-digits", {})).diffusion.num_times == 32
+
+
+@pytest.mark.parametrize("kind", ["coin", "gaps", "reals"])
+def test_a_density_of_no_reals_is_said_to_be(tmp_path, kind):
+    """Of a coin toss it grows as long as it is trained."""
+    x = np.random.default_rng(0).normal(size=(100, 3))
+    if kind == "coin":
+        x[:, 1] = x[:, 1] > 0.5
+    elif kind == "gaps":
+        x[:50, 1] = np.nan
+    np.savez(tmp_path / "own.npz", x_train=x, x_test=x)
+    preset = "vae-tabular" if kind == "gaps" else "nsf-tabular"
+    prepared = setup.prepare(changed(preset, {"data.path": tmp_path / "own.npz"}))
+    said = tables.repeated(prepared) or "nothing"
+    coin = "number 2 of each example is 0 in"
+    assert said.startswith(coin if kind == "coin" else "nothing")
+
+
+def test_a_run_says_why_it_ends_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "_validation", lambda *given: lambda params: -1.0)
+    prepared = setup.prepare(changed("vae-digits", TINY | {"train.patience": 1}))
+    said = []
+    fit = fitting.train(prepared, tmp_path, Reporter(say=said.append))
+    assert fit.rows[-1]["step"] == 2
+    assert said[0].startswith("stopped at step 2: no better bound on validation in 1")
+
+
+@pytest.mark.slow
+def test_a_table_with_gaps_is_modelled(tmp_path):
+    """What a table with empty cells is refused with names a preset that reads it."""
+    rng = np.random.default_rng(0)
+    rows = [[f"{a:.3f}", f"{a + b:.3f}"] for a, b in rng.normal(size=(60, 2))]
+    rows[7][1] = ""
+    path = write_table(tmp_path / "gaps.csv", rows, ("a", "b"))
+    arguments = ["--data.path", str(path), "--train.num-steps", "4"]
+    arguments += ["--optimizer.warmup-steps", "1", "--run-dir", str(tmp_path / "run")]
+    assert train.main(["vae-tabular", *arguments]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["data"], result["num_examples"]) == ("gaps", 6)
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             (
                 "training",
                 f"{number(result['train_seconds'], 1)} s",
-                f"with compilation; {steps} steps, then {number(rate, 0)} a second; "
+                f"{steps} steps, {number(rate, 0)} a second once compiled; "
                 f"parameters of step {result['selected_step']}",
             )
         )
