@@ -45,6 +45,28 @@ def shared_data():
     return Path(os.environ.get("VGM_TEST_DATA", default))
 
 
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory):
+    """Three steps of training, one an evaluation."""
+    from small import TINY, changed
+
+    from vgm.experiment import fitting, setup
+    from vgm.experiment.reporter import Reporter
+
+    prepared = setup.prepare(changed("vae-digits", TINY))
+    run_dir = tmp_path_factory.mktemp("run")
+    return prepared, fitting.train(prepared, run_dir, Reporter())
+
+
+@pytest.fixture
+def drawn_figures(monkeypatch):
+    """Figures, in their order, that would have been written to files."""
+    found = []
+    save = "vgm.evaluation.figures._save"
+    monkeypatch.setattr(save, lambda figure, path: found.append(figure))
+    return found
+
+
 @pytest.fixture
 def unchecked():
     """Shapes are not checked by annotations, as they are not outside these tests."""

@@ -1,4 +1,4 @@
-"""Small models, and presets made small."""
+"""Small models, presets made small, and the numbers of a result."""
 
 import dataclasses
 from typing import Any
@@ -8,6 +8,39 @@ import jax.numpy as jnp
 
 from vgm import configs, models
 from vgm.bounds.elbo import single_latent_terms
+
+TINY = {
+    "model.hidden": (8,),
+    "model.latent_dim": 2,
+    "train.num_steps": 3,
+    "train.eval_every": 1,
+    "evaluation.num_importance_samples": 4,
+    "evaluation.num_elbo_samples": 1,
+}
+
+RESULT = {
+    "num_examples": 3,
+    "split": "test",
+    "num_elbo_samples": 1,
+    "is_exact": False,
+    "num_importance_samples": 5,
+    "num_steps": None,
+    "conditional": False,
+    "observation": "levels",
+    "reconstruction_nats": -4.0,
+    "prior_matching_nats": 1.0,
+    "denoising_matching_by_step": [],
+    "median_effective_samples": 2.0,
+    "elbo_nats": -5.0,
+    "elbo_stderr": 0.5,
+    "log_evidence_nats": -3.0,
+    "log_evidence_stderr": 0.25,
+    "bits_per_dim": 2.125,
+    "bits_per_dim_stderr": 0.375,
+    "elbo_bits_per_dim": 4.0,
+    "baseline_bits_per_dim": 6.5,
+    "baseline_nats": -9.0,
+}
 
 
 def changed(preset: str, values: dict[str, Any]) -> configs.Config:

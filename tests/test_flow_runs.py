@@ -80,6 +80,28 @@ def test_two_moons_are_where_they_should_be():
     assert (np.minimum(upper, lower) < 0.45).all()
 
 
+def test_two_moons_are_as_wide_and_as_many_as_they_should_be():
+    x = plane.two_moons(np.random.default_rng(1), 20_000)
+    # Of the upper one alone: the other ends at 0.5.
+    high = x[x[:, 1] > 0.75]
+    spread = (np.linalg.norm(high, axis=1) - 1.0).std()
+    # Some five standard errors, 1 / sqrt(2 * 5000), and more of a mean.
+    np.testing.assert_allclose(spread, 0.1, rtol=0.1)
+    np.testing.assert_allclose(x[:, 0].mean(), 0.5, atol=0.03)
+
+
+def uniform(generator, count):
+    """Drawn in one go: what fewer points share with more of the same stream."""
+    return generator.random((count, 2))
+
+
+@pytest.mark.parametrize("points", [plane.two_moons, uniform])
+def test_test_points_of_the_plane_are_not_those_of_training(monkeypatch, points):
+    monkeypatch.setitem(plane.PLANE, "two-moons", points)
+    found = plane.load_plane("two-moons")
+    assert not np.array_equal(found.train.x[:9], found.test.x[:9])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

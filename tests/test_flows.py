@@ -374,6 +374,12 @@ def test_actnorm_starts_where_the_batch_is_standard(by_channel, key):
     np.testing.assert_allclose(z.std(axes), 1.0, rtol=1e-4)
 
 
+def test_actnorm_does_not_magnify_what_hardly_varies(key):
+    x = 1.0 + 1e-5 * normals(key, (50, 2))
+    start = learned.actnorm(by_channel=False).init(key, x, None)
+    np.testing.assert_array_equal(start["log_std"], 0.0)
+
+
 @pytest.mark.parametrize(
     ("transform", "outside"), [("log", -0.1), ("logit", 1.2), ("logit", -0.1)]
 )
@@ -715,6 +721,15 @@ def test_a_flow_at_rest_errs_by_the_way_from_data_to_noise(key):
     error = jax.jit(model.matching_error)
     np.testing.assert_allclose(error(key, params, x), expected, rtol=1e-5)
     assert (abs(error(key, moving, x) - expected) > 1e-3).all()
+
+
+def test_flow_matching_averages_errors_by_their_weights(key):
+    model, params, _ = continuous_model(key)
+    x, weight = normals(key, (4, 2)), jnp.asarray([1.0, 0.0, 2.0, 0.0])
+    value_and_grad = jax.jit(objective.flow_matching(model))
+    (loss, _), _ = value_and_grad(key, params, Batch(x, None, weight))
+    errors = jax.jit(model.matching_error)(key, params, x)
+    np.testing.assert_allclose(loss, (weight * errors).sum() / 3, rtol=1e-5)
 
 
 def test_flow_matching_needs_a_continuous_flow(key):

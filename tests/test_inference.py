@@ -291,6 +291,26 @@ def test_constant_coordinates_can_be_started_from(key):
     assert np.isfinite(fit.bounds[: fit.num_steps]).all()
 
 
+def test_no_two_components_start_at_the_same_example(key):
+    x = jnp.arange(6.0)[:, None]
+
+    def means(key):
+        return gaussian_mixture.init(key, x, num_components=6).mean
+
+    # Drawn with replacement all six would be others once in 65 times.
+    for found in jax.jit(jax.vmap(means))(jax.random.split(key, 5)):
+        assert len(np.unique(found)) == 6
+
+
+def test_a_ridge_is_there_from_the_start(key):
+    x = np.arange(6.0)
+    start = gaussian_mixture.init(
+        key, jnp.asarray(x)[:, None], num_components=2, ridge=5.0
+    )
+    # Rounding of float32, and a millionth of the variance.
+    np.testing.assert_allclose(start.cholesky[:, 0, 0] ** 2, x.var() + 5.0, rtol=1e-4)
+
+
 def test_a_bound_that_is_not_a_number_ends_the_run_with_the_parameters_before():
     def e_step(params):
         return params, jnp.where(params > 2.5, jnp.nan, params)

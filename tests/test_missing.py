@@ -166,6 +166,15 @@ def test_imputation_is_the_conditional_mean_of_the_normal(key):
         imputation.impute(key, params, x, model=object(), num_samples=2)
 
 
+def test_an_example_far_from_all_that_was_learned_is_imputed(key):
+    """Its weights are 0 in float32, but for one that is divided out of all."""
+    model, params, _ = linear_vae(key)
+    values = jnp.full((1, 4), 60.0).at[0, 1].set(0.0)
+    x = Masked(values, jnp.asarray([[True, False, True, True]]))
+    filled = imputation.impute(key, params, x, model=model, num_samples=50)
+    assert np.isfinite(filled).all()
+
+
 @pytest.fixture(scope="module")
 def holes(tmp_path_factory):
     """Correlated reals with a third of the numbers missing."""

@@ -16,6 +16,7 @@ from vgm.models import (
     denoisers,
     heads,
     ladder_networks,
+    learned,
     level_families,
     made,
     networks,
@@ -213,6 +214,59 @@ def test_groups_of_channels_are_of_four_at_least(channels):
     assert channels // groups >= min(channels, 4)
     # Ho et al. (2020) have 32 groups, of 128 channels and more.
     assert groups == 32 or channels < 128
+
+
+def test_pixels_are_doubled_where_they_are():
+    x = np.arange(4.0).reshape(2, 2)
+    doubled = unets._double(jnp.asarray(x)[None, :, :, None])[0, :, :, 0]
+    np.testing.assert_array_equal(doubled, np.kron(x, np.ones((2, 2))))
+
+
+def test_dropout_is_in_residual_blocks_of_training_alone(key):
+    block = unets.ResidualBlock(4, 0.5, jnp.float32)
+    x, embedding = normals(key, (2, 3, 3, 4)), normals(key, (2, 5))
+    params = drawn(block, x, embedding, train=False)
+    off, on = (
+        applied(block, train=train)(params, x, embedding, rngs={"dropout": key})
+        for train in (False, True)
+    )
+    assert np.abs(on - off).max() > 0.01
+
+
+def test_dropout_is_in_velocities_of_training_alone(key):
+    mlp = networks.MLP((16,), 2, "lecun_normal", dropout=0.5)
+    network = networks.VelocityMLP(mlp)
+    x = normals(key, (1, 2))
+    params = drawn(network, x, jnp.zeros(1), None, train=False)
+
+    @jax.jit
+    def moved(key):
+        move = learned.velocity(network, params, None, key)
+        return move(jnp.asarray(0.5), x[0])
+
+    assert np.abs(moved(key) - moved(None)).max() > 1e-3
+
+
+@pytest.mark.parametrize(("network", "shape"), [(ENCODER, (4, 4, 1)), (DECODER, (2,))])
+def test_convolutions_bend_by_the_activation_they_are_given(key, network, shape):
+    """Under tanh nothing grows any more; under relu it would ten times."""
+    x = normals(key, (1, *shape))
+    params = drawn(network, x, None, train=False)
+    apply = applied(network, train=False)
+    ends = [apply(params, scale * x, None) for scale in (1e6, 1e7)]
+    # A sum that is small beside its terms may not be at its end yet.
+    np.testing.assert_allclose(*ends, rtol=1e-4)
+
+
+def test_the_stem_of_a_decoder_bends(key):
+    """Below 0 it is silent under relu."""
+    decoder = networks.ConvDecoder(2, linear(4), (4, 4, 1, 1), "relu")
+    z = normals(key, (1, 2))
+    params = drawn(decoder, z, None, train=False)
+    params["params"]["stem"]["Dense_0"]["bias"] = jnp.full(4, -1e3)
+    apply = applied(decoder, train=False)
+    ends = [apply(params, z, None), apply(params, -z, None)]
+    np.testing.assert_allclose(*ends, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "share"), [("eps", 1.0), ("x", 0.0), ("v", 0.0)])

@@ -280,6 +280,24 @@ def test_the_cosine_schedule_warms_up_and_ends_at_zero():
         optimizers.learning_rate_schedule("no", 1.0, num_steps=1, warmup_steps=0)
 
 
+@pytest.mark.parametrize("name", ["constant", "staged"])
+def test_every_schedule_warms_up(name):
+    schedule = optimizers.learning_rate_schedule(
+        name, 1.0, num_steps=3380, warmup_steps=100
+    )
+    rates = [schedule(n) for n in (0, 50, 100)]
+    np.testing.assert_allclose(rates, [0.0, 0.5, 1.0], atol=1e-6)
+
+
+def test_stages_share_what_the_warm_up_leaves():
+    """3280 steps: the last stage begins after 1093 of them."""
+    schedule = optimizers.learning_rate_schedule(
+        "staged", 1.0, num_steps=3380, warmup_steps=100
+    )
+    rates = [schedule(100 + n) for n in (1092, 1093)]
+    np.testing.assert_allclose(rates, [10 ** (-6 / 7), 0.1], rtol=1e-5)
+
+
 DEVICES = textwrap.dedent("""
     import functools, json, jax, jax.numpy as jnp, numpy as np, optax
     from vgm import models

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sample
 from draws import bits, disturbed
-from small import Noise, changed, small_ladder, small_vae
+from small import RESULT, Noise, changed, small_ladder, small_vae
 
 from vgm import configs, data, models
 from vgm.data import arrays, observations
@@ -26,23 +26,6 @@ from vgm.experiment.reporter import Reporter
 from vgm.training import checkpoints, loop, sharding
 from vgm.training.step import StepMetrics, TrainState
 from vgm.types import Batch
-
-TINY = {
-    "model.hidden": (8,),
-    "model.latent_dim": 2,
-    "train.num_steps": 3,
-    "train.eval_every": 1,
-    "evaluation.num_importance_samples": 4,
-    "evaluation.num_elbo_samples": 1,
-}
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    """Three steps of training, one an evaluation."""
-    prepared = setup.prepare(changed("vae-digits", TINY))
-    run_dir = tmp_path_factory.mktemp("run")
-    return prepared, fitting.train(prepared, run_dir, Reporter())
 
 
 def test_each_step_observes_afresh(key):
@@ -135,12 +118,19 @@ def test_patience_seconds_and_rows_outlive_an_interruption(fitted, tmp_path):
 def test_a_report_says_which_parameters_it_is_of(fitted, tmp_path):
     prepared, fit = fitted
     best = fit.best._replace(step=2, bound=-123.0)
-    fit = fit._replace(best=best, seconds=45.0)
+    rates = zip(fit.rows, (1.0, 2.0, 9.0), strict=True)
+    rows = [{**row, "steps_per_second": rate} for row, rate in rates]
+    fit = fit._replace(best=best, rows=rows, seconds=45.0)
     result = results.report(prepared, tmp_path, fit, Reporter())
     assert result["selected_step"] == 2
     assert result["validation_bound_nats"] == -123.0
     assert result["train_seconds"] == 45.0
     assert result["train_steps"] == 3
+    # The median: the first steps of a machine, and some others, are slow.
+    assert result["steps_per_second"] == 2.0
+    sizes = [np.size(leaf) for leaf in jax.tree.leaves(best.params)]
+    assert result["num_params"] == sum(sizes)
+    assert result["objective"] == "elbo-1"
 
 
 def test_batches_and_draws_have_their_own_noise(key):
@@ -157,6 +147,22 @@ def test_batches_and_draws_have_their_own_noise(key):
     assert np.abs(many.elbo).max() < 0.06
 
 
+def test_a_bound_of_many_draws_is_the_logarithm_of_their_mean(key):
+    batch = Batch(jnp.zeros((6, 1)), None, jnp.ones(6))
+    bounds = likelihood.example_bounds(
+        key,
+        jnp.ones(()),
+        batch,
+        model=Noise(),
+        observe=lambda key, x: x,
+        batch_size=4,
+        num_samples=2000,
+        chunk_size=300,
+    )
+    # log E exp N(0, 1), within seven standard errors, sqrt((e - 1) / 2000).
+    np.testing.assert_allclose(bounds, 0.5, atol=0.2)
+
+
 def test_a_grid_has_every_image_in_its_place():
     images = np.arange(3.0)[:, None, None, None] * np.ones((3, 2, 2, 1))
     grid = figures.image_grid(images, columns=2, top=2.0)
@@ -166,9 +172,7 @@ def test_a_grid_has_every_image_in_its_place():
     assert grid[4, 4, 0] == grid[0, 0, 0]
 
 
-def test_curves_are_of_their_columns(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+def test_curves_are_of_their_columns(tmp_path, drawn_figures):
     names = ["reconstruction", "prior matching", "denoising matching"]
     expected = {
         "train": [-1.0, -2.0],
@@ -188,7 +192,7 @@ def test_curves_are_of_their_columns(tmp_path, monkeypatch):
         for n in range(2)
     ]
     figures.save_curves(tmp_path / "curves.png", rows)
-    lines = [line for axis in drawn[0].axes for line in axis.lines]
+    lines = [line for axis in drawn_figures[0].axes for line in axis.lines]
     assert {line.get_label(): list(line.get_ydata()) for line in lines} == expected
 
 
@@ -313,31 +317,6 @@ def test_surgery_is_of_the_split_that_is_asked_for(fitted, tmp_path, monkeypatch
     with pytest.raises(Asked):
         evaluate.evaluate([str(tmp_path), "--surgery", "--split", "validation"])
     assert asked == ["validation"]
-
-
-RESULT = {
-    "num_examples": 3,
-    "split": "test",
-    "num_elbo_samples": 1,
-    "is_exact": False,
-    "num_importance_samples": 5,
-    "num_steps": None,
-    "conditional": False,
-    "observation": "levels",
-    "reconstruction_nats": -4.0,
-    "prior_matching_nats": 1.0,
-    "denoising_matching_by_step": [],
-    "median_effective_samples": 2.0,
-    "elbo_nats": -5.0,
-    "elbo_stderr": 0.5,
-    "log_evidence_nats": -3.0,
-    "log_evidence_stderr": 0.25,
-    "bits_per_dim": 2.125,
-    "bits_per_dim_stderr": 0.375,
-    "elbo_bits_per_dim": 4.0,
-    "baseline_bits_per_dim": 6.5,
-    "baseline_nats": -9.0,
-}
 
 
 def test_a_table_has_each_number_in_its_row():
