@@ -13,8 +13,7 @@ import sample
 import scipy.stats
 import train
 from bad_input import check_one_line
-from small import changed
-from test_wiring import TINY
+from small import TINY, changed
 
 import vgm
 from vgm import configs

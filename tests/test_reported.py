@@ -140,7 +140,7 @@ def test_a_table_says_how_long_training_took():
     spent = {"train_seconds": 8.0, "train_steps": 30, "steps_per_second": 4.0}
     assert rows_of(**spent, selected_step=20)["training"] == (
         "8.0 s",
-        "with compilation; 30 steps, then 4 a second; parameters of step 20",
+        "30 steps, 4 a second once compiled; parameters of step 20",
     )
 
 
@@ -162,6 +162,9 @@ def test_a_table_of_reals_and_of_a_target_is_in_nats():
     assert rows_of(observation="density")["baseline"][0] == "-9.00 nats"
     rows = rows_of(log_normalizer_nats=2.5, pareto_k=0.1)
     assert rows["log Z"][0] == "2.5000 nats"
+    assert rows["Pareto k"] == ("0.10", "below 0.7: weights to trust")
+    poor = rows_of(log_normalizer_nats=2.5, pareto_k=0.87)["Pareto k"][1]
+    assert poor.startswith("not below 0.7")
 
 
 @pytest.mark.parametrize(("below_top", "latents"), [([], "z"), ([0.5], "z_1")])
