@@ -126,6 +126,7 @@ def test_bad_tables(tmp_path, text, message):
     [
         ("some/wine.csv.gz", "table", "wine"),
         ("some/wine.npz", "red", "red"),
+        ("some/wine.v2.npz", "table", "wine.v2"),
         ("some/folder", "table", "table"),
     ],
 )

@@ -160,8 +160,9 @@ def _data_name(config: Config) -> str:
 
 def _stem(data: DataConfig) -> str | None:
     """The name of a file of one's own without its ending."""
-    own = data.path and data.path.name.endswith((".npz", ".csv", ".csv.gz"))
-    return data.path.name.split(".")[0] if data.path and own else None
+    if data.path is None or not data.path.name.endswith((".npz", ".csv", ".csv.gz")):
+        return None
+    return data.path.name.removesuffix(".gz")[:-4]
 
 
 def activation(model: ModelConfig) -> str:
