@@ -10,8 +10,7 @@ import pytest
 from compilation import CACHE, FLAGS
 
 os.environ.setdefault("XLA_FLAGS", FLAGS)
-# Tracing makes many objects that stay: to look for garbage among them takes a tenth of
-# the time.
+# Tracing makes many objects that stay: to look for garbage among them takes time.
 gc.set_threshold(50_000, 20, 100)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
