@@ -554,17 +554,21 @@ def test_names_that_do_not_fit_and_years_are_no_fault(tmp_path):
         assert loaded.train.x.shape == (18, 3)
 
 
-@pytest.mark.parametrize("index", ["", ","])
-def test_names_that_pandas_counts_are_no_numbers(tmp_path, index):
+@pytest.mark.parametrize("names", [",0,1", ",0"])
+def test_an_index_that_pandas_counts_is_no_number(tmp_path, names):
+    rows = [f"{place},{place % 3}.25,{place}.5" for place in range(12)]
+    rows = [row.split(",")[: names.count(",") + 1] for row in rows]
+    lines = [names, *(",".join(row) for row in rows)]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    for missing in ("none", "nan"):
+        with pytest.raises(UserError, match=r"column 1 counts the rows"):
+            data.load("table", tmp_path, missing=missing)
+
+
+def test_names_that_pandas_counts_are_no_numbers(tmp_path):
     """As a first example they would stretch the unit of every column."""
     rows = [f"{place}.5,{place % 3}.25" for place in range(12)]
-    if index:
-        rows = [f"{place}{index}{row}" for place, row in enumerate(rows)]
-    (tmp_path / "table.csv").write_text("\n".join([f"{index}0,1", *rows]))
-    if index:
-        with pytest.raises(UserError, match=r"column 1 counts the rows"):
-            data.load("table", tmp_path)
-        return
+    (tmp_path / "table.csv").write_text("\n".join(["0,1", *rows]))
     loaded = data.load("table", tmp_path, num_validation=0)
     both = np.concatenate([loaded.train.x, loaded.test.x])
     assert both.shape == (12, 2)
@@ -574,12 +578,13 @@ def test_names_that_pandas_counts_are_no_numbers(tmp_path, index):
 WORDS = {
     "a column of words": (
         [f"{n},red" for n in range(12)],
-        "remove the column, of which",
+        "remove the column: 12 of",
     ),
     "dates": (
         [f"2026-01-{n:02d} 10:00,1" for n in range(12)],
-        "remove the column, of which",
+        "remove the column: 12 of",
     ),
+    "a short row": (["1,x", "1,2", "3"], "mend or remove the row"),
     "one word": (["1,2"] * 6 + ["1,x"] + ["3,4"] * 6, "mend or remove the row"),
     "spaces": (
         [f"{n}.5 {n}.25" for n in range(12)],

@@ -554,6 +554,7 @@ def test_small_things_that_a_caller_writes_in_python(key):
     terms = single_latent_terms(-3.0, 0.0)
     assert float(terms.elbo) == -3.0
     assert terms.denoising_matching.shape == (0,)
+    assert normal.sample(key, 0, 0).dtype == jnp.float32
     state = step.init_state({"a": 0.5}, optax.sgd(0.1))
     assert state.params["a"].dtype == jnp.float32
 

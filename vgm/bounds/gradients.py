@@ -44,16 +44,16 @@ class System(NamedTuple):
         log_joint: (params, z) to log p(x, z).
         log_posterior: (params, z) to log q(z | x).
         over_draws: Maps a function of one draw z over many, on a first axis.
-        log_weight: (key, params) to log p(x, z) - log q(z | x) of the z that
-            ``propose`` draws from the key, for the pathwise estimators, where a draw
-            knows its own density: a flow would be turned round for it.
+        propose_and_log_prob: (key, params) to what ``propose`` draws from the key and
+            its log q(z | x), for the pathwise estimators, where a draw knows its own
+            density: from z a flow would be turned round.
     """
 
     propose: Callable[[PRNGKey, Params], Any]
     log_joint: Callable[[Params, Any], Bound]
     log_posterior: Callable[[Params, Any], Bound]
     over_draws: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] = jax.vmap
-    log_weight: Callable[[PRNGKey, Params], Bound] | None = None
+    propose_and_log_prob: Callable[[PRNGKey, Params], tuple[Any, Bound]] | None = None
 
 
 Estimator = Callable[..., Bound]
@@ -237,12 +237,13 @@ def _log_weights_of_draws(
     key: PRNGKey, params: Params, system: System, num_samples: int
 ) -> LogWeights:
     """Differentiable in the parameters in every way."""
-    if system.log_weight is None:
+    if system.propose_and_log_prob is None:
         z = _propose(key, params, system, num_samples)
         return _log_weights(params, params, system, z)
     require_positive(num_samples=num_samples)
     keys = jax.random.split(key, num_samples)
-    return jax.vmap(system.log_weight, (0, None))(keys, params)
+    z, log_q = jax.vmap(system.propose_and_log_prob, (0, None))(keys, params)
+    return system.over_draws(lambda z: system.log_joint(params, z))(z) - log_q
 
 
 def _log_weights(p_params: Params, q_params: Params, system: System, z: Any) -> Array:

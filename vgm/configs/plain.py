@@ -118,8 +118,10 @@ def changed_fields(before: Config, after: Config) -> list[str]:
         "train.batch-size (128 before, 64 now)", and so on.
     """
     old, new = dict(flatten(to_dict(before))), dict(flatten(to_dict(after)))
-    if before.data.name == _stem(before.data) and after.data.name == _stem(after.data):
-        del old["data.name"]  # that of a file, which may have moved
+    if before.data.path is not None and after.data.path is not None:
+        # A file may have moved and be called otherwise: what it holds is compared once
+        # it is read.
+        del old["data.name"]
     return [
         f"{name} ({value} before, {new[name]} now)"
         for name, value in old.items()

@@ -38,17 +38,17 @@ class Dataset(NamedTuple):
 def num_held_out(asked: int | None, count: int) -> int:
     """How many training examples are held out for validation.
 
-    >>> num_held_out(None, 9), num_held_out(None, 1200), num_held_out(None, 60000)
-    (1, 120, 5000)
+    >>> [num_held_out(None, count) for count in (1, 9, 1200, 60000)]
+    [0, 1, 120, 5000]
 
     Args:
-        asked: A number; None for a tenth, at most 5,000.
+        asked: A number; None for a tenth, at most 5,000, and never the only one.
         count: Number of training examples.
 
     Returns:
         The number.
     """
-    return min(-(-count // 10), 5000) if asked is None else asked
+    return min(-(-count // 10), 5000, count - 1) if asked is None else asked
 
 
 def hold_out(train: Split, num_validation: int) -> tuple[Split, Split | None]:

@@ -65,7 +65,8 @@ def load_csv(path: Path, *, missing: str = "none") -> Dataset:
 def _are_names(cells: list[str]) -> bool:
     # Over an index of the rows there is no name.
     names = cells[1:] if cells[0] == "" else cells
-    counted = len(names) > 1 and names == [str(place) for place in range(len(names))]
+    least = 1 if len(names) < len(cells) else 2
+    counted = names == [str(place) for place in range(max(least, len(names)))]
     return counted or not any(_is_number(cell) for cell in cells)
 
 
@@ -105,9 +106,10 @@ def _remedy(rows: list[list[str]], cell: str, column: int) -> str:
             return f"save the table with ',' between cells and not {name}"
     if cell.strip().lower() in ABSENT:
         return "mend or remove the row, or let a preset like vae-tabular model the rest"
-    words = sum(not _is_number(row[column - 1]) for row in rows)
-    if 2 * words > len(rows):
-        return f"remove the column, of which {words} of {len(rows)} cells are none"
+    cells = [row[column - 1] for row in rows if len(row) >= column]
+    words = sum(not _is_number(cell) for cell in cells)
+    if 2 * words > len(cells):
+        return f"remove the column: {words} of its {len(cells)} cells are no numbers"
     return "mend or remove the row"
 
 

@@ -117,7 +117,7 @@ def sample(
         ValueError: If the shapes of the arguments do not fit.
     """
     mean, log_std = require_same("normal.sample", mean=mean, log_std=log_std)
-    eps = jax.random.normal(key, mean.shape, jnp.result_type(mean))
+    eps = jax.random.normal(key, mean.shape, jnp.result_type(float, mean))
     return _move(eps, mean, log_std)
 
 

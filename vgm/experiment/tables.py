@@ -203,15 +203,15 @@ def repeated(experiment: Experiment) -> str | None:
         experiment: Experiment.
 
     Returns:
-        The first number of each example of which one value in twenty is the same, in
-        words, or None.
+        The first number of each example that is the same in a fifth of them, in words,
+        or None.
     """
     if experiment.form.levels or experiment.config.flow.target != "none":
         return None
     some = experiment.dataset.train.x[:5000]
     for place, column in enumerate(some.reshape(len(some), -1).T, 1):
         values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
-        if len(some) >= 40 and counts.max(initial=0) > 0.05 * len(some):
+        if len(some) >= 40 and counts.max(initial=0) > 0.2 * len(some):
             share = counts.max() / len(some)
             return (
                 f"number {place} of each example is {values[counts.argmax()]:g} in "

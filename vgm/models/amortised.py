@@ -92,7 +92,14 @@ class VAE(LatentVariableModel):
 
     def propose(self, key: PRNGKey, params: Params, encoding: Any) -> Latents:
         """Draw z ~ q(z | x), reparameterised."""
-        return self._sample_posterior(key, params, encoding)[0]
+        return self.propose_and_log_prob(key, params, encoding)[0]
+
+    def propose_and_log_prob(
+        self, key: PRNGKey, params: Params, encoding: Any
+    ) -> tuple[Latents, Float[Array, " batch"]]:
+        """Draw z ~ q(z | x) with log q(z | x), of the noise that made it."""
+        own = params.get("posterior", {})
+        return self.posterior.sample_and_log_prob(key, own, encoding)
 
     def decode(
         self,
@@ -173,24 +180,12 @@ class VAE(LatentVariableModel):
         encoding = self.encode(
             params, x, condition, dropout_key=key_encoder if train else None
         )
-        z, log_q = self._sample_posterior(key_z, params, encoding)
+        z, log_q = self.propose_and_log_prob(key_z, params, encoding)
         reconstruction = self.log_likelihood(
             params, x, z, condition, dropout_key=key_decoder if train else None
         )
         prior_matching = self.prior_matching(params, encoding, z, log_q)
         return elbo.single_latent_terms(reconstruction, prior_matching)
-
-    def log_weight_given(
-        self,
-        key: PRNGKey,
-        params: Params,
-        x: Any,
-        encoding: Any,
-        condition: Condition = None,
-    ) -> Float[Array, " batch"]:
-        """Log p(x, z) - log q(z | x) at one z ~ q(z | x), x encoded before."""
-        z, log_q = self._sample_posterior(key, params, encoding)
-        return self.log_joint(params, x, z, condition) - log_q
 
     def sample(
         self,
@@ -251,12 +246,6 @@ class VAE(LatentVariableModel):
             key=dropout_key,
         )
         return self.posterior.encoding(outputs)
-
-    def _sample_posterior(
-        self, key: PRNGKey, params: Params, encoding: Any
-    ) -> tuple[Latents, Float[Array, " batch"]]:
-        own = params.get("posterior", {})
-        return self.posterior.sample_and_log_prob(key, own, encoding)
 
     def _prior_params(self, params: Params) -> Params:
         own = params.get("prior", {})

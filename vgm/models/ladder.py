@@ -102,7 +102,14 @@ class Ladder(LatentVariableModel):
 
     def propose(self, key: PRNGKey, params: Params, encoding: Encoding) -> Latents:
         """Draw all layers ~ q(z | x), reparameterised."""
-        return self._walk(key, params, encoding, None, passes.from_posterior).latents
+        return self.propose_and_log_prob(key, params, encoding)[0]
+
+    def propose_and_log_prob(
+        self, key: PRNGKey, params: Params, encoding: Encoding
+    ) -> tuple[Latents, Values]:
+        """Draw all layers ~ q(z | x) with their log density, in one pass down."""
+        walk = self._walk(key, params, encoding, None, passes.from_posterior)
+        return walk.latents, walk.log_q
 
     def log_joint(
         self, params: Params, x: Any, latents: Latents, condition: Condition = None
@@ -165,8 +172,7 @@ class Ladder(LatentVariableModel):
     ) -> Values:
         """Log p(x, z) - log q(z | x) at one z ~ q(z | x), in one pass down."""
         walk = self._walk(key, params, encoding, None, passes.from_posterior)
-        log_likelihood = self._log_likelihood(params, x, walk.state)
-        return log_likelihood + walk.log_p - walk.log_q
+        return self._log_likelihood(params, x, walk.state) + walk.log_p - walk.log_q
 
     def sample(
         self,
@@ -198,9 +204,8 @@ class Ladder(LatentVariableModel):
         self, params: Params, latents: Latents, condition: Condition = None
     ) -> Float[Array, " batch *event"]:
         """E[x | z], on the scale of x."""
-        walk = self._walk(
-            None, params, self._blind(condition), latents, passes.as_known
-        )
+        blind = self._blind(condition)
+        walk = self._walk(None, params, blind, latents, passes.as_known)
         return jax.vmap(self.likelihood.mean)(self._outputs(params, walk.state))
 
     def reconstruct(

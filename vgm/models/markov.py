@@ -67,7 +67,23 @@ class MarkovVAE(LatentVariableModel):
 
     def propose(self, key: PRNGKey, params: Params, encoding: Any) -> Latents:
         """Draw z_1 .. z_T ~ q(z | x), reparameterised."""
-        return self._climb(key, params, encoding)[0]
+        return self.propose_and_log_prob(key, params, encoding)[0]
+
+    def propose_and_log_prob(
+        self, key: PRNGKey, params: Params, encoding: Any
+    ) -> tuple[Latents, Values]:
+        """Draw a path z_1 .. z_T ~ q(z | x) with its log density."""
+        keys = jax.random.split(key, 1 + len(self.stacks))
+        own = params["base"].get("posterior", {})
+        z, log_q = self.base.posterior.sample_and_log_prob(keys[0], own, encoding)
+        latents = [z]
+        for stack, steps, key_stack in zip(
+            self.stacks, params["steps"], keys[1:], strict=True
+        ):
+            z, climbed, added = between.rise(key_stack, stack, steps["encoder"], z)
+            latents.append(jnp.moveaxis(climbed, 0, 1))
+            log_q = log_q + added
+        return tuple(latents), log_q
 
     def log_joint(
         self, params: Params, x: Any, latents: Latents, condition: Condition = None
@@ -142,18 +158,6 @@ class MarkovVAE(LatentVariableModel):
             log_likelihood=log_likelihood,
             prior_matching=prior_matching,
         )
-
-    def log_weight_given(
-        self,
-        key: PRNGKey,
-        params: Params,
-        x: Any,
-        encoding: Any,
-        condition: Condition = None,
-    ) -> Values:
-        """Log p(x, z) - log q(z | x) at one path z ~ q(z | x), x encoded before."""
-        latents, log_q = self._climb(key, params, encoding)
-        return self.log_joint(params, x, latents, condition) - log_q
 
     def sample(
         self,
@@ -240,22 +244,6 @@ class MarkovVAE(LatentVariableModel):
         unknown[-1] = unknown[-1].at[:, -1].set(top)
         num_layers = 1 + sum(stack.num_steps for stack in self.stacks)
         return self.resample(key_rest, params, tuple(unknown), layer=num_layers)[0]
-
-    def _climb(
-        self, key: PRNGKey, params: Params, encoding: Any
-    ) -> tuple[Latents, Values]:
-        """A path from the posterior and its log density."""
-        keys = jax.random.split(key, 1 + len(self.stacks))
-        own = params["base"].get("posterior", {})
-        z, log_q = self.base.posterior.sample_and_log_prob(keys[0], own, encoding)
-        latents = [z]
-        for stack, steps, key_stack in zip(
-            self.stacks, params["steps"], keys[1:], strict=True
-        ):
-            z, climbed, added = between.rise(key_stack, stack, steps["encoder"], z)
-            latents.append(jnp.moveaxis(climbed, 0, 1))
-            log_q = log_q + added
-        return tuple(latents), log_q
 
     def _between(self, params: Params, latents: Latents) -> Any:
         """For each stack (z_t, z_{t+1}) of its steps, networks and parameters."""

@@ -95,6 +95,17 @@ class LatentVariableModel(GenerativeModel, Protocol):
         """Log q(z | x)."""
         ...
 
+    def propose_and_log_prob(
+        self, key: PRNGKey, params: Params, encoding: Encoding
+    ) -> tuple[Latents, Float[Array, " batch"]]:
+        """Draw z ~ q(z | x), as ``propose`` of the same key, with log q(z | x).
+
+        A draw may know its own density: of a flow it is the other way round, and of a
+        narrow normal it has lost its digits. A model that inherits has the plain two.
+        """
+        latents = self.propose(key, params, encoding)
+        return latents, self.log_posterior(params, encoding, latents)
+
     def log_weight_given(
         self,
         key: PRNGKey,
@@ -106,12 +117,10 @@ class LatentVariableModel(GenerativeModel, Protocol):
         """Log p(x, z) - log q(z | x) at one z ~ q(z | x), x encoded before.
 
         One draw of the weight (Burda et al. 2016, eq. 8) in as few passes as the model
-        can: its draw may know its own density, and each layer what the next one needs.
-        A model that inherits from this class has the plain three.
+        can. A model that inherits from this class has the plain two.
         """
-        latents = self.propose(key, params, encoding)
-        log_joint = self.log_joint(params, x, latents, condition)
-        return log_joint - self.log_posterior(params, encoding, latents)
+        latents, log_q = self.propose_and_log_prob(key, params, encoding)
+        return self.log_joint(params, x, latents, condition) - log_q
 
 
 def lacking(model: Any) -> list[str]:

@@ -165,9 +165,7 @@ def negative_bound(
                 params, _repeat(encode(params), z), z
             ),
             functools.partial(_as_one_batch, count=len(batch.weight)),
-            lambda key, params: model.log_weight_given(
-                key, params, x, encode(params), condition
-            ),
+            lambda key, params: model.propose_and_log_prob(key, params, encode(params)),
         )
         bound = estimator(key_weights, params, system, num_samples=num_samples)
         terms = model.elbo_terms(key_terms, jax.lax.stop_gradient(params), x, condition)
