@@ -139,6 +139,15 @@ def test_npz_archives_come_back(tmp_path):
     assert data.load("own", tmp_path, num_validation=0).levels == 0
 
 
+def test_booleans_are_bits(tmp_path):
+    x = np.random.default_rng(0).random((9, 4)) < 0.5
+    np.savez(tmp_path / "own.npz", x_train=x, x_test=x.astype(np.int64))
+    loaded = data.load("own", tmp_path / "own.npz", num_validation=0)
+    assert loaded.levels == 2
+    np.testing.assert_array_equal(loaded.test.x, x)
+    assert loaded.train.x.dtype == loaded.test.x.dtype == np.uint8
+
+
 def test_a_tenth_is_held_out_unless_said(tmp_path):
     """Of 50,000 examples and more 5,000, as is customary for MNIST."""
     x = np.arange(43, dtype=np.int64).reshape(43, 1)

@@ -258,7 +258,7 @@ def test_a_diffusion_runs_through_the_scripts(tmp_path, monkeypatch, capsys, ext
     assert compare.main([str(run_dir)]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "T = 5" in printed
-    assert ("2 steps drawn at a time" in report) == weighted
+    assert ("2 of 5 steps, drawn" in report) == weighted
     if weighted:
         capsys.readouterr()
         assert evaluate.main([str(run_dir)]) == 0

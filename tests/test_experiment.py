@@ -934,24 +934,17 @@ def test_resuming_a_finished_run_changes_nothing(finished_run, capsys):
 def test_other_data_than_the_runs_are_refused(tmp_path, capsys):
     archive, run_dir = tmp_path / "own.npz", tmp_path / "run"
     x = np.random.default_rng(0).integers(0, 17, (40, 4))
-    np.savez(archive, x_train=x, x_test=x[:5], levels=17)
-    arguments = [
-        *QUICK,
-        "--data.path",
-        str(archive),
-        "--data.num-validation",
-        "5",
-        "--run-dir",
-        str(run_dir),
-    ]
+    splits = {"x_train": x[:35], "x_valid": x[35:], "x_test": x[:5]}
+    np.savez(archive, **splits, levels=17)
+    arguments = [*QUICK, "--data.path", str(archive), "--run-dir", str(run_dir)]
     assert train.main(arguments) == 0
     (run_dir / "result.json").unlink()
-    for changed, x_train, x_test in (
-        ("test_digest", x, x[5:10]),
-        ("train_digest", np.roll(x, 1), x[:5]),
-        ("validation_digest", np.concatenate([x[:35], 16 - x[35:]]), x[:5]),
+    for changed, other in (
+        ("test_digest", {"x_test": x[5:10]}),
+        ("train_digest", {"x_train": np.roll(x[:35], 1)}),
+        ("validation_digest", {"x_valid": 16 - x[35:]}),
     ):
-        np.savez(archive, x_train=x_train, x_test=x_test, levels=17)
+        np.savez(archive, **(splits | other), levels=17)
         for again in (
             lambda: train.main([*arguments, "--resume"]),
             lambda: evaluate.main([str(run_dir)]),

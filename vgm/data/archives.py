@@ -47,9 +47,9 @@ def load_npz(path: Path, missing: str) -> Dataset:
             f"{path}: x_{empty[0]} must be an array of examples with at least one "
             "number each; got an empty or flat one"
         )
-    kinds = {split: array.dtype.kind == "f" for split, array in x.items()}
+    real = {split: array.dtype.kind == "f" for split, array in x.items()}
     shapes = {split: array.shape[1:] for split, array in x.items()}
-    if len(set(shapes.values())) > 1 or len(set(kinds.values())) > 1:
+    if len(set(shapes.values())) > 1 or len(set(real.values())) > 1:
         found = ", ".join(
             f"x_{split} {array.dtype} {array.shape[1:]}" for split, array in x.items()
         )
@@ -57,7 +57,7 @@ def load_npz(path: Path, missing: str) -> Dataset:
     if len(shapes["train"]) == 2:
         x = {split: array[..., None] for split, array in x.items()}
     levels = 0
-    if not kinds["train"]:
+    if not real["train"]:
         levels = _levels(path, arrays, x)
         dtype = np.uint8 if levels <= 256 else np.int32
         x = {split: array.astype(dtype) for split, array in x.items()}
