@@ -19,7 +19,7 @@ import vgm
 from vgm import configs
 from vgm.data import plane, sources
 from vgm.errors import UserError
-from vgm.experiment import fitting, setup, tables
+from vgm.experiment import events, fitting, setup, tables
 from vgm.experiment.reporter import Reporter
 
 SHORT = ["--train.num-steps", "40", "--train.eval-every", "20"]
@@ -170,6 +170,20 @@ def test_a_run_says_why_it_ends_early(tmp_path, monkeypatch):
     fit = fitting.train(prepared, tmp_path, Reporter(say=said.append))
     assert fit.rows[-1]["step"] == 2
     assert said[0].startswith("stopped at step 2: no better bound on validation in 1")
+
+
+def test_events_are_closed_whatever_comes(tmp_path, monkeypatch):
+    """Python 3.12 cannot close at its end what has not written."""
+    closed = []
+
+    class Writer:
+        def __init__(self, place):
+            self.close = lambda: closed.append(place)
+
+    monkeypatch.setattr("tensorboardX.SummaryWriter", Writer)
+    with pytest.raises(UserError), events.writer(tmp_path):
+        raise UserError("diverged")
+    assert closed == [str(tmp_path)]
 
 
 @pytest.mark.slow

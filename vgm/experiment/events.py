@@ -1,25 +1,35 @@
 """Rows of metrics as TensorBoard's events, where its writer is installed."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def writer(run_dir: Path) -> Any:
-    """What writes events into a folder.
+@contextlib.contextmanager
+def writer(run_dir: Path) -> Iterator[Any]:
+    """What writes events into a folder, closed in the end.
+
+    Left to the interpreter's end, Python 3.12 can no longer close one that has not
+    written.
 
     Args:
         run_dir: Folder of the run.
 
-    Returns:
+    Yields:
         A writer, or None where there is none to be had.
     """
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        return None
-    return SummaryWriter(str(run_dir))
+        SummaryWriter = None
+    if SummaryWriter is None:
+        yield None
+        return
+    with contextlib.closing(SummaryWriter(str(run_dir))) as found:
+        yield found
 
 
 def write_row(to: Any, row: dict[str, Any]) -> None:

@@ -85,8 +85,10 @@ def train(experiment: Experiment, run_dir: Path, reporter: Reporter) -> Fit:
         mesh=mesh,
     )
     validate = _validation(experiment, mesh, keys.validation)
-    writer = events.writer(run_dir)
-    with checkpoints.open_manager(run_dir / "checkpoints") as manager:
+    with (
+        checkpoints.open_manager(run_dir / "checkpoints") as manager,
+        events.writer(run_dir) as writer,
+    ):
         fit = _start(experiment, run_dir, manager, optimizer, train_data, reporter)
         compiled, seconds = loop.compile_ahead(run_steps, key, fit.state, train_data)
         fit = fit._replace(seconds=fit.seconds + seconds)
