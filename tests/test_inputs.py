@@ -140,6 +140,19 @@ def test_unsummed_densities_are_refused_by_every_gradient(name):
         getattr(gradients, name)(KEY, None, system, num_samples=2)
 
 
+@pytest.mark.parametrize("name", ["elbo_pathwise", "iwae_pathwise"])
+def test_unsummed_densities_of_draws_are_refused(name):
+    """Where a draw brings its density they are not asked for at z."""
+    system = gradients.System(
+        propose=lambda key, params: jax.random.normal(key, (3,)),
+        log_joint=lambda params, z: jnp.sum(z),
+        log_posterior=lambda params, z: jnp.sum(z),
+        propose_and_log_prob=lambda key, params: (V, V),
+    )
+    with pytest.raises(ValueError, match=r"a System.*log_posterior \(2, 3\)"):
+        getattr(gradients, name)(KEY, None, system, num_samples=2)
+
+
 def test_reals_are_no_levels_of_a_flow():
     with pytest.raises(TypeError, match=r"levels are integers 0 \.\. 7"):
         flow_bound.dequantize(V / 7.0, V, levels=8)

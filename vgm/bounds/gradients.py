@@ -243,7 +243,9 @@ def _log_weights_of_draws(
     require_positive(num_samples=num_samples)
     keys = jax.random.split(key, num_samples)
     z, log_q = jax.vmap(system.propose_and_log_prob, (0, None))(keys, params)
-    return system.over_draws(lambda z: system.log_joint(params, z))(z) - log_q
+    log_joint = system.over_draws(lambda z: system.log_joint(params, z))(z)
+    require_same("a System", log_joint=log_joint, log_posterior=log_q)
+    return log_joint - log_q
 
 
 def _log_weights(p_params: Params, q_params: Params, system: System, z: Any) -> Array:

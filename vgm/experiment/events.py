@@ -1,15 +1,14 @@
 """Rows of metrics as TensorBoard's events, where its writer is installed."""
 
 import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-@contextlib.contextmanager
-def writer(run_dir: Path) -> Iterator[Any]:
+def writer(run_dir: Path) -> AbstractContextManager[Any]:
     """What writes events into a folder, closed in the end.
 
     Left to the interpreter's end, Python 3.12 can no longer close one that has not
@@ -18,18 +17,14 @@ def writer(run_dir: Path) -> Iterator[Any]:
     Args:
         run_dir: Folder of the run.
 
-    Yields:
-        A writer, or None where there is none to be had.
+    Returns:
+        A context of a writer, of None where there is none to be had.
     """
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        SummaryWriter = None
-    if SummaryWriter is None:
-        yield None
-        return
-    with contextlib.closing(SummaryWriter(str(run_dir))) as found:
-        yield found
+        return contextlib.nullcontext()
+    return contextlib.closing(SummaryWriter(str(run_dir)))
 
 
 def write_row(to: Any, row: dict[str, Any]) -> None:
