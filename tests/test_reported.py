@@ -12,7 +12,7 @@ from small import RESULT, TINY, Noise, changed
 from vgm import bijections, models
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
 from vgm.evaluation import figures, likelihood
-from vgm.experiment import fitting, numbers, results, setup, splits, tables
+from vgm.experiment import fitting, numbers, pictures, results, setup, splits, tables
 from vgm.experiment.reporter import Reporter
 from vgm.models import flows, layers
 from vgm.oracles import targets
@@ -119,6 +119,26 @@ def test_bounds_evidences_and_readers_see_the_same_observations(fitted):
     np.testing.assert_allclose(observed, elbo, rtol=1e-6)
 
 
+def test_batches_of_an_evaluation_are_as_full_as_one_another():
+    """Of seven examples, six at once would be computed twice."""
+    sizes, done = [], []
+
+    class Sized(Seen):
+        def elbo_terms(self, key, params, x, condition=None, *, train=False):
+            sizes.append(len(x))
+            return super().elbo_terms(key, params, x, condition, train=train)
+
+    stored, params = Batch(jnp.zeros((7, 1)), None, jnp.ones(7)), jnp.ones(())
+    given = {"model": Sized(), "observe": uniform, "batch_size": 6, "num_samples": 1}
+    key = jax.random.key(0)
+    likelihood.example_terms(key, params, stored, **given)
+    assert set(sizes) == {4}
+    likelihood.example_evidence(
+        key, params, stored, **given, chunk_size=1, progress=done.append
+    )
+    assert done == [4, 7]
+
+
 # ---- tables
 
 
@@ -202,6 +222,25 @@ def test_densities_stand_upright_and_share_their_scale(drawn_figures, tmp_path):
     images = [image for axis in drawn_figures[0].axes for image in axis.images]
     assert [image.origin for image in images] == ["lower", "lower"]
     assert [image.get_clim() for image in images] == [(0.0, 2.0)] * 2
+
+
+class Blank:
+    """Draws without a mark on them."""
+
+    def sample(self, key, params, num_samples, condition=None):
+        return jnp.zeros((num_samples, 2, 2, 1))
+
+
+@pytest.mark.parametrize(("preset", "columns"), [("cvae-mnist", 8), ("vae-mnist", 10)])
+def test_each_class_has_its_columns(fitted, key, preset, columns):
+    prepared = fitted[0]._replace(
+        config=changed(preset, {}),
+        model=Blank(),
+        form=fitted[0].form._replace(num_classes=4),
+    )
+    ((_, panel),) = pictures.sample_panels(prepared, {}, key, 20, 1.0)
+    expected = figures.image_grid(np.zeros((20, 2, 2, 1)), columns=columns, top=1.0)
+    assert panel.shape == expected.shape
 
 
 # ---- rows of training
