@@ -160,12 +160,10 @@ def sum_half_expm1_minus(
     # Half precision has neither the digits nor the exponents.
     x, plus = (part.astype(jnp.promote_types(dtype, jnp.float32)) for part in (x, plus))
     # XLA's CPU backend computes the summands in one loop and their sum in another: what
-    # is added up in the first, a quarter to each other, need not be written between.
-    quarters = math.gcd(x.size, 4)
+    # is added up in the first, a part to each other, need not be written between.
+    parts = _num_parts(x.size)
     total = jnp.zeros((), x.dtype)
-    for some, more in zip(
-        x.reshape(quarters, -1), plus.reshape(quarters, -1), strict=True
-    ):
+    for some, more in zip(x.reshape(parts, -1), plus.reshape(parts, -1), strict=True):
         total = _half_expm1_minus(some, total + more)
     return jnp.sum(total).astype(dtype)
 
@@ -177,6 +175,17 @@ def _sum_half_expm1_minus_jvp(
     (x, plus), (dx, dplus) = primals, tangents
     slope = 0.5 * jnp.expm1(x)
     return sum_half_expm1_minus(x, plus), jnp.sum(slope * dx + dplus)
+
+
+def _num_parts(size: int) -> int:
+    """Few numbers one by one; else four parts, or fewer: below 32 each it is slow."""
+    if size <= 8:
+        return max(size, 1)
+    return max(
+        parts
+        for parts in (1, 2, 4)
+        if size % parts == 0 and (size // parts >= 32 or parts == 1)
+    )
 
 
 def _half_expm1_minus(x: Array, plus: Array) -> Array:
