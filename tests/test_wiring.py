@@ -196,6 +196,18 @@ def test_curves_are_of_their_columns(tmp_path, drawn_figures):
     assert {line.get_label(): list(line.get_ydata()) for line in lines} == expected
 
 
+def test_a_loss_that_is_no_bound_has_a_curve_of_its_own(tmp_path, drawn_figures):
+    rows = [
+        {"step": n, "train_bound": None, "train_loss": loss, "validation_bound": -9.0}
+        for n, loss in enumerate((2.0, 1.0))
+    ]
+    figures.save_curves(tmp_path / "curves.png", rows)
+    left, right = drawn_figures[0].axes
+    assert [list(line.get_ydata()) for line in left.lines] == [[-9.0, -9.0]]
+    assert [list(line.get_ydata()) for line in right.lines] == [[2.0, 1.0]]
+    assert "Loss" in right.get_title()
+
+
 def test_reconstructions_stand_beside_their_test_examples(
     fitted, tmp_path, monkeypatch
 ):

@@ -60,27 +60,33 @@ def save_panels(path: Path, panels: Sequence[tuple[str, np.ndarray]]) -> None:
 
 
 def save_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Plot the bound and its terms over steps.
+    """Plot the bound over steps, and its terms, or the loss that is no bound.
 
     Args:
         path: PNG file to write.
         rows: Rows of ``metrics.csv``: a step, and values in nats by name; None where
-            nothing was measured.
+            nothing was measured. Without a bound in training there is a ``train_loss``.
     """
     figure = _figure(11.0, 3.8)
     figure.set_layout_engine("constrained")
     left, right = figure.subplots(1, 2)
     for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
         _line(left, rows, f"{split}_bound", split, colour)
-    for term, colour in zip(
-        ElboTerms._fields, ("tab:green", "tab:red", "tab:purple"), strict=True
-    ):
-        _line(right, rows, f"train_{term}", term.replace("_", " "), colour)
     left.set_title("Bound (greater is better)")
-    right.set_title("Terms of the ELBO, training")
+    if all(row.get("train_bound") is None for row in rows):
+        _line(right, rows, "train_loss", "train", "tab:blue")
+        right.set_title("Loss (less is better)")
+        right.set_ylabel("squared error")
+    else:
+        for term, colour in zip(
+            ElboTerms._fields, ("tab:green", "tab:red", "tab:purple"), strict=True
+        ):
+            _line(right, rows, f"train_{term}", term.replace("_", " "), colour)
+        right.set_title("Terms of the ELBO, training")
+        right.set_ylabel("nats / example")
+    left.set_ylabel("nats / example")
     for axis in (left, right):
         axis.set_xlabel("step")
-        axis.set_ylabel("nats / example")
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(frameon=False)

@@ -273,15 +273,13 @@ def _row(
     rate: float,
 ) -> dict[str, Any]:
     values = jax.device_get(metrics)._asdict()
-    # Where the loss is no bound, a weighted error or a tempered one say, the ELBO it
-    # comes with is; a matching error comes with none.
+    # Where the loss is no bound, a tempered one say, the ELBO it comes with is.
     spec = config.objective
     tempered = spec.name == "elbo" and (spec.kl_warmup_steps or spec.free_nats)
-    no_bound = spec.name == "weighted" or tempered
-    train_bound = float(values["elbo"] if no_bound else -values["loss"])
+    train_bound = float(values["elbo"] if tempered else -values["loss"])
     row: dict[str, Any] = {
         "step": step,
-        "train_bound": None if spec.name == "flow-matching" else train_bound,
+        "train_bound": None if spec.name in stepping.ERRORS else train_bound,
     }
     for name, value in values.items():
         row[f"train_{name}"] = float(value)

@@ -10,7 +10,7 @@ import numpy as np
 
 from vgm import configs
 from vgm.evaluation import figures
-from vgm.experiment import setup
+from vgm.experiment import setup, stepping
 from vgm.experiment.setup import Experiment
 from vgm.models import Reconstructing
 from vgm.models.flow import Flow
@@ -94,6 +94,8 @@ def draw_figures(
 
 def _of_training(config: configs.Config) -> str:
     """Caption of the curves."""
+    if config.objective.name in stepping.ERRORS:
+        return "The bound of validation, and the error that training makes small."
     caption = "The bound and its terms, in nats per example."
     spec = config.diffusion
     if config.model.family != "diffusion" or spec.train_num_steps == spec.num_steps:

@@ -13,6 +13,9 @@ from vgm.training import loop, objective, optimizers
 from vgm.training.step import StepMetrics, TrainState, train_step
 from vgm.types import Batch, PRNGKey
 
+ERRORS = ("weighted", "flow-matching")
+"""Objectives that are squared errors, no bounds, and come with none."""
+
 
 def make_optimizer(config: configs.Config) -> Any:
     """The optimiser of a configuration.

@@ -206,13 +206,17 @@ def weighted_error(model: Diffusion, *, weighting: str) -> ValueAndGrad:
         weighting: A name of ``bounds.weightings.WEIGHTINGS``.
 
     Returns:
-        The objective; its terms are the bound's.
+        The objective; its terms are the bound's, but for the reconstruction: that would
+        take the network once more, at z_0, and is NaN.
     """
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
         terms = model.training_terms(key, params, batch.x, batch.condition)
         errors = model.weighted_error(key, params, terms, weighting)
-        return weighted_mean(errors, batch.weight), terms
+        unknown = jnp.full_like(errors, jnp.nan)
+        return weighted_mean(errors, batch.weight), terms._replace(
+            reconstruction=unknown
+        )
 
     return _differentiate(loss)
 
@@ -220,13 +224,11 @@ def weighted_error(model: Diffusion, *, weighting: str) -> ValueAndGrad:
 def flow_matching(model: Flow) -> ValueAndGrad:
     """The mean flow matching error: no bound (Lipman et al. 2023).
 
-    The bound would take an equation to solve; its terms are NaN here.
-
     Args:
         model: A continuous flow.
 
     Returns:
-        The objective.
+        The objective; its terms, which would take an equation to solve, are NaN.
     """
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
