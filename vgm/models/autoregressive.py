@@ -108,17 +108,19 @@ class Autoregressive:
         draw = self.likelihood.sample
         dtype = jax.eval_shape(draw, key, params["output_bias"]).dtype
 
-        def step(x: Array, inputs: tuple[PRNGKey, Int[Array, ""]]) -> tuple[Any, None]:
+        def step(flat: Array, inputs: tuple[PRNGKey, Int[Array, ""]]) -> Any:
             key, i = inputs
-            outputs = self.outputs(params, x, condition)
+            outputs = self.outputs(params, flat.reshape(shape), condition)
+            outputs = outputs.reshape(num_samples, dim, outputs.shape[-1])
+            here = jax.lax.dynamic_slice_in_dim(outputs, i, 1, axis=1)
             keys = jax.random.split(key, num_samples)
-            drawn = jax.vmap(draw)(keys, outputs)
-            here = (jnp.arange(dim) == i).reshape(self.event_shape)
-            return jnp.where(here[None], drawn.astype(dtype), x), None
+            drawn = jax.vmap(draw)(keys, here).astype(dtype)
+            return jax.lax.dynamic_update_slice_in_dim(flat, drawn, i, axis=1), None
 
-        x = jnp.zeros((num_samples, *self.event_shape), dtype)
-        keys = jax.random.split(key, dim)
-        return jax.lax.scan(step, x, (keys, jnp.arange(dim)))[0]
+        shape = num_samples, *self.event_shape
+        keys = jax.random.split(key, dim), jnp.arange(dim)
+        flat, _ = jax.lax.scan(step, jnp.zeros((num_samples, dim), dtype), keys)
+        return flat.reshape(shape)
 
     def _vectors(self, params: Params, x: Any) -> Float[Array, "batch dim"]:
         return rows(families.features(self.likelihood, params, x))
