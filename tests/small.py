@@ -44,12 +44,13 @@ RESULT = {
 
 
 def changed(preset: str, values: dict[str, Any]) -> configs.Config:
-    """A preset with some fields replaced, named section.field."""
+    """A preset with some fields replaced, named section.field, or field."""
     config = configs.PRESETS[preset][1]
     for name, value in values.items():
-        section, field = name.split(".")
-        part = dataclasses.replace(getattr(config, section), **{field: value})
-        config = dataclasses.replace(config, **{section: part})
+        section, _, field = name.rpartition(".")
+        if section:
+            value = dataclasses.replace(getattr(config, section), **{field: value})
+        config = dataclasses.replace(config, **{section or field: value})
     return config
 
 

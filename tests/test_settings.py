@@ -7,39 +7,11 @@ import optax
 import pytest
 from small import Noise, changed
 
-from vgm import configs
 from vgm.bounds.elbo import single_latent_terms
-from vgm.errors import UserError
 from vgm.experiment import stepping
 from vgm.training import objective
 from vgm.training.step import init_state
 from vgm.types import Batch
-
-MIXTURE_OF_LEVELS = {
-    "data.observation": "levels",
-    "model.likelihood": "discretized_logistic_mixture",
-}
-FLOW_OF_ONE = {"latent.prior": "flow", "model.latent_dim": 1}
-
-REFUSED = [
-    ("vae-digits", {"evaluation.chunk_size": 0}, "chunk-size"),
-    ("vae-digits", {"evaluation.num_elbo_samples": 0}, "num-elbo"),
-    ("vae-digits", {"model.latent_dim": 0}, "latent-dim"),
-    ("vae-digits", {"train.eval_every": 0}, "eval-every"),
-    ("vae-digits", {"optimizer.ema_decay": -1.0}, "ema-decay"),
-    ("vae-digits", {"optimizer.weight_decay": -1.0}, "weight-decay"),
-    ("vae-digits", FLOW_OF_ONE, "latent-dim of at least 2; use mixture"),
-    ("ladder-mnist", {"model.hidden": (8, 8)}, "must be one width"),
-    ("ladder-mnist", {"latent.prior": "mixture"}, "must be standard"),
-    ("made-mnist", MIXTURE_OF_LEVELS, "is for VAEs"),
-]
-
-
-@pytest.mark.parametrize(("preset", "values", "said"), REFUSED)
-def test_a_setting_that_cannot_be_is_refused_by_its_name(preset, values, said):
-    """Before anything is built of it: there the message would be another's."""
-    with pytest.raises(UserError, match=said):
-        configs.validate(changed(preset, values))
 
 
 class Terms(Noise):

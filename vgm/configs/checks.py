@@ -75,7 +75,7 @@ _SIZES = (
 _CHECKS: tuple[Check, ...] = (
     ("data.num-validation", lambda v: v is None or 0 <= v < 2**31, "at least 0"),
     *((name, lambda v: v >= 1, "at least 1") for name in _AT_LEAST_ONE),
-    *((name, lambda v: 0 <= v < float("inf"), "at least 0") for name in _NOT_NEGATIVE),
+    *((name, lambda v: v >= 0, "at least 0") for name in _NOT_NEGATIVE),
     *(
         (name, lambda v: v < 2**31, "below 2^31")
         for name in (*_AT_LEAST_ONE, *_NOT_NEGATIVE)
