@@ -38,6 +38,7 @@ import numpy as np
 from vgm.bounds import elbo, importance
 from vgm.densities import multivariate_normal
 from vgm.divergences import kl_multivariate_normal
+from vgm.evaluation import estimates
 from vgm.inference import em, gaussian_mixture, probabilistic_pca
 from vgm.oracles import linear_gaussian
 
@@ -47,7 +48,10 @@ jax.config.update("jax_enable_x64", True)  # identities to the last digit
 # ## A model with known evidence
 #
 # $z \sim \mathcal N(0, I)$ and $x \mid z \sim \mathcal N(Wz + m, s^2 I)$, so that
-# $p(x) = \mathcal N(m, WW^\top + s^2 I)$ and $p(z \mid x)$ is normal too.
+# $p(x) = \mathcal N(m, WW^\top + s^2 I)$. The posterior is normal too: $\log p(x, z)$ is
+# quadratic in $z$, with the precision and mean
+#
+# $$P = I + W^\top W / s^2, \qquad \mathbb E[z \mid x] = P^{-1} W^\top (x - m) / s^2 .$$
 
 # %%
 key_w, key_m, key_x, key_q, key_draws = jax.random.split(jax.random.key(0), 5)
@@ -70,7 +74,8 @@ print(f"log p(x) = {evidence:.6f} nats")
 #   \;\ge\; \mathbb E_{q}\!\left[\log \frac{p(x,z)}{q(z)}\right] = \mathcal L(q).$$
 #
 # Three choices of $q$: the exact posterior, the best $q$ with independent coordinates
-# (mean field), and one that is simply wrong.
+# (mean field: the posterior's mean, and variances $1 / P_{ii}$), and one that is simply
+# wrong.
 
 # %%
 posterior = linear_gaussian.posterior(model, x)
@@ -89,10 +94,15 @@ for name, q in proposals.items():
 # %% [markdown]
 # ## The gap is a divergence
 #
-# The last two columns agree to ten digits: $\log p(x) = \mathcal L(q) +
-# \mathrm{KL}(q \,\|\, p(z \mid x))$. So the bound is tight exactly at the posterior, and
-# pushing $\mathcal L$ up in $q$ is the same as pulling $q$ to the posterior. Below, $q$
-# moves along one direction away from the posterior's mean.
+# The last two columns agree to ten digits. They must: $p(x) = p(x, z) / p(z \mid x)$ for
+# *every* $z$, so that, on average over $z \sim q$,
+#
+# $$\log p(x) = \mathbb E_q \log \frac{p(x, z)}{q(z)} + \mathbb E_q \log \frac{q(z)}{p(z
+# \mid x)} = \mathcal L(q) + \mathrm{KL}(q \,\|\, p(z \mid x)) .$$
+#
+# So the bound is tight exactly at the posterior, and pushing $\mathcal L$ up in $q$ is the
+# same as pulling $q$ to the posterior. Below, $q$ moves along one direction away from the
+# posterior's mean.
 
 # %%
 shifts = jnp.linspace(-1.5, 1.5, 121)
@@ -124,13 +134,15 @@ plt.show()
 # = \underbrace{\mathbb E_q \log p(x\mid z) - \mathrm{KL}(q\,\|\,p(z))}_{\text{the VAE's}}
 # = \underbrace{\log p(x) - \mathrm{KL}(q\,\|\,p(z\mid x))}_{\text{exact}} .$$
 #
-# The first three are estimated by drawing $z \sim q$. Their means agree; their
-# variances do not. Near the posterior the log ratio wins: there it is *constant*.
+# The first three are estimated by drawing $z \sim q$. Their expectations agree; their
+# variances do not. At the posterior the log ratio is *constant*, $\log p(x)$ for every
+# draw, and near it almost so. (All three see the same draws: where one mean lies below
+# the exact value, the others may too.)
 
 
 # %%
 def spread(q, num_draws=4000):
-    """Mean and standard deviation of one-sample estimates of each form."""
+    """One-sample estimates of each form."""
     propose = functools.partial(
         multivariate_normal.sample, mean=q.mean, cholesky=q.cholesky
     )
@@ -139,8 +151,7 @@ def spread(q, num_draws=4000):
     log_q = functools.partial(
         multivariate_normal.log_prob, mean=q.mean, cholesky=q.cholesky
     )
-    log_det = jnp.sum(jnp.log(jnp.diagonal(q.cholesky)))
-    entropy = log_det + jnp.log(2 * jnp.pi * jnp.e)  # dimension 2
+    entropy = multivariate_normal.entropy(q.cholesky)
     kl = kl_multivariate_normal(*q, jnp.zeros(2), jnp.eye(2))
     forms = {
         "log ratio": lambda k: elbo.from_log_ratio(
@@ -152,14 +163,14 @@ def spread(q, num_draws=4000):
         "VAE's": lambda k: elbo.from_kl(k, propose, log_likelihood, kl, num_samples=1),
     }
     keys = jax.random.split(key_draws, num_draws)
-    draws = {name: jax.vmap(form)(keys) for name, form in forms.items()}
-    return {name: (values.mean(), values.std()) for name, values in draws.items()}
+    return {name: jax.vmap(form)(keys) for name, form in forms.items()}
 
 
 for name, q in proposals.items():
     print(f"{name}: exact L(q) = {linear_gaussian.elbo(model, x, q):.4f}")
-    for form, (mean, std) in spread(q).items():
-        print(f"    {form:10} {mean:9.4f}  one draw ± {std:.4f}")
+    for form, draws in spread(q).items():
+        mean, stderr = estimates.estimate(draws)
+        print(f"    {form:10} {mean:9.4f} ± {stderr:.4f}, one draw ± {draws.std():.4f}")
 
 # %% [markdown]
 # ## Importance weighting
@@ -169,6 +180,10 @@ for name, q in proposals.items():
 #
 # $$\mathcal L \le \mathcal L_K = \mathbb E \log \tfrac1K \textstyle\sum_k w_k \le
 # \mathcal L_{K+1} \le \log p(x).$$
+#
+# With the prior as $q$ the weights are $p(x \mid z_k)$: *naive Monte Carlo*, which draws
+# most $z$ where $x$ is improbable. The *effective sample size* $(\sum_k w_k)^2 / \sum_k
+# w_k^2$ says how many of the weights count.
 
 
 # %%
@@ -179,15 +194,16 @@ def log_weight(q, key):
 
 
 counts = [2**n for n in range(0, 10)]
+prior = linear_gaussian.Normal(jnp.zeros(2), jnp.eye(2))
 figure, axis = plt.subplots(figsize=(6, 3.4))
-for name, q in proposals.items():
+for name, q in {**proposals, "prior": prior}.items():
     log_w = jax.vmap(functools.partial(log_weight, q))(
         jax.random.split(key_draws, 2**16)
     )
     means = [
         jax.vmap(importance.iwae)(log_w.reshape(-1, count)).mean() for count in counts
     ]
-    if name != "posterior":  # of which the next cell is
+    if name != "posterior":  # whose gap is 0: see below
         axis.loglog(counts, evidence - jnp.asarray(means), "o-", ms=3, label=name)
     size = importance.effective_sample_size(log_w[:512])
     print(f"{name:12} effective sample size of 512 weights: {size:6.1f}")
@@ -198,8 +214,8 @@ plt.show()
 
 # %% [markdown]
 # A better ELBO is not a better proposal: the mean field is narrower than the posterior
-# along its long axis, so its weights have no variance; the wrong $q$ is broad, and with more
-# samples it overtakes.
+# along its long axis, so that its weights have an infinite variance; the wrong $q$ is broad,
+# and with more samples it overtakes.
 #
 # At the exact posterior every weight *is* $p(x)$: the bound does not depend on $K$ nor
 # on the draws. That is the sharpest test of an estimator there is, and the one the
@@ -216,8 +232,14 @@ for count in (1, 5, 50):
 # ## Climbing the bound: expectation maximisation
 #
 # So far the parameters stood still. EM climbs $\mathcal L(q, \theta)$ one coordinate at
-# a time: the E-step takes $q$ to the posterior, where $\mathcal L = \log p(x)$, the
-# M-step takes $\theta$ to the maximum at that $q$. So the evidence never falls.
+# a time:
+#
+# $$\text{E: } q \leftarrow \arg\max_q \mathcal L(q, \theta) = p_\theta(z \mid x), \qquad
+# \text{M: } \theta \leftarrow \arg\max_\theta \mathcal L(q, \theta) = \arg\max_\theta \mathbb
+# E_q \log p_\theta(x, z) .$$
+#
+# After an E-step $\mathcal L = \log p_\theta(x)$, and an M-step cannot lower it: the
+# evidence never falls.
 #
 # With $q$ held to independent coordinates (*variational* EM) the bound still never
 # falls; until the end it lies below the evidence, which itself may fall.
@@ -273,7 +295,9 @@ plt.show()
 # are free up to a rotation, and the restricted EM ends at the rotation whose posterior
 # *has* independent coordinates.
 #
-# A mixture of normals is the other classic. Its E-step is a table of responsibilities.
+# A mixture of normals is the other classic, with a latent that is the number of a
+# component. Its E-step is a table of *responsibilities* $p(z = m \mid x_n)$; its M-step
+# takes each component's weight, mean and covariance from the examples, weighted by them.
 
 # %%
 clusters = jnp.concatenate(
@@ -313,6 +337,9 @@ right.contour(
 )
 right.plot(*fit.params.mean.T, "k+", ms=10)
 right.set_aspect("equal")
+right.set_xlabel("$x_1$")
+right.set_ylabel("$x_2$")
+right.set_title("log p(x) from -8 to -1, and the means", fontsize=10)
 plt.show()
 
 # %% [markdown]

@@ -250,6 +250,41 @@ def test_quadrature_equals_scipy_on_a_nonlinear_model(x64):
     assert quadrature.grid(2, num_points=11).points.shape == (121, 2)
 
 
+@pytest.mark.parametrize("alpha", [-0.5, 0.0, 0.5, 1.0, 1.5])
+def test_renyi_of_normals_is_the_integral(x64, alpha):
+    """log E_q w^(1 - alpha) / (1 - alpha), on a grid; at 1 the mean of log w."""
+    model = linear_gaussian.LinearGaussian(
+        jnp.asarray([[1.0, 0.4], [-0.6, 0.9]]),
+        jnp.asarray([0.2, 0.0]),
+        jnp.asarray(0.1),
+    )
+    x = jnp.asarray([0.5, -1.0])
+    q = linear_gaussian.Normal(
+        jnp.asarray([0.3, -0.4]), jnp.asarray([[0.7, 0.0], [0.1, 0.6]])
+    )
+    nodes = quadrature.grid(2)
+    log_q = jax.vmap(lambda z: multivariate_normal.log_prob(z, *q))(nodes.points)
+    log_joint = jax.vmap(lambda z: linear_gaussian.log_joint(model, x, z))(nodes.points)
+    weight, cell = log_joint - log_q, (20.0 / 400) ** 2
+    if alpha == 1.0:
+        expected = jnp.sum(jnp.exp(log_q) * weight) * cell
+    else:
+        total = jnp.sum(jnp.exp(log_q + (1 - alpha) * weight)) * cell
+        expected = jnp.log(total) / (1 - alpha)
+    found = jax.jit(linear_gaussian.renyi)(model, x, q, alpha)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_renyi_without_an_integral_is_infinite(x64):
+    """A narrow q far above 1, a wide one far below 0: weights without that moment."""
+    model = linear_gaussian.LinearGaussian(jnp.eye(2), jnp.zeros(2), jnp.asarray(0.0))
+    for scale, alpha, infinite in ((2.0, 3.0, -jnp.inf), (0.3, -3.0, jnp.inf)):
+        q = linear_gaussian.Normal(jnp.zeros(2), scale * jnp.eye(2))
+        assert (
+            linear_gaussian.renyi(model, jnp.ones(2), q, jnp.asarray(alpha)) == infinite
+        )
+
+
 def certified(key, shift, num_repetitions=1024):
     model = linear_gaussian.LinearGaussian(
         jnp.asarray([[1.0, 0.4], [-0.6, 0.9]]), jnp.zeros(2), jnp.asarray(-0.3)
