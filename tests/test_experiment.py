@@ -24,6 +24,7 @@ import pytest
 import sample
 import train
 from bad_input import check_one_line, damage
+from small import changed
 from test_data import make_idx_folder
 
 import vgm
@@ -374,6 +375,18 @@ def test_one_nan_is_no_diverged_training():
     experiment.results._require_numbers(np.asarray([-1.0, np.nan]))
     with pytest.raises(UserError, match="training diverged"):
         experiment.results._require_numbers(np.asarray([np.nan, np.nan]))
+
+
+def test_seeds_change_all_of_a_run_but_its_test():
+    """Else the paired difference of two runs would be of different bits."""
+    one, other = (
+        setup.run_keys(changed("cvae-mnist", {"seed": seed})) for seed in (3, 4)
+    )
+    same = {
+        name: bool(jnp.all(jax.random.key_data(a) == jax.random.key_data(b)))
+        for (name, a), b in zip(one._asdict().items(), other, strict=True)
+    }
+    assert [name for name in same if same[name]] == ["test", "baseline"]
 
 
 def test_compare_knows_a_mass_whose_bits_are_nan(finished_run, tmp_path, capsys):
@@ -918,7 +931,7 @@ def test_other_data_than_the_runs_are_refused(tmp_path, capsys):
     arguments = [*QUICK, "--data.path", str(archive), "--run-dir", str(run_dir)]
     assert train.main(arguments) == 0
     (run_dir / "result.json").unlink()
-    for changed, other in (
+    for digest, other in (
         ("test_digest", {"x_test": x[5:10]}),
         ("train_digest", {"x_train": np.roll(x[:35], 1)}),
         ("validation_digest", {"x_valid": 16 - x[35:]}),
@@ -930,7 +943,7 @@ def test_other_data_than_the_runs_are_refused(tmp_path, capsys):
         ):
             assert again() == 2
             message = capsys.readouterr().err
-            assert f"made with other data ({changed}" in message
+            assert f"made with other data ({digest}" in message
 
 
 @pytest.mark.slow
