@@ -14,14 +14,15 @@
 # A diffusion is a Markov hierarchical VAE under three restrictions:
 #
 # 1. every latent has the **size of the data**;
-# 2. the encoder is **not learned**: each step adds normal noise,
-#    $q(z_t \mid z_s) = \mathcal N(\alpha_{t|s} z_s, \sigma_{t|s}^2 I)$;
+# 2. the encoder is **not learned** (but for how fast it adds noise, section 6): each step
+#    adds normal noise, $q(z_t \mid z_s) = \mathcal N(\alpha_{t|s} z_s, \sigma_{t|s}^2 I)$;
 # 3. the noise is such that the last latent is **almost** $\mathcal N(0, I)$.
 #
 # What is left to learn is how to denoise. This notebook goes from the restrictions to
 # both forms of the bound, to schedules, what the network predicts, and sampling. Times
-# run over $0 \le s < t \le 1$: $z_0$ is almost data, $z_1$ almost noise. (The $x_1, \dots,
-# x_T$ of DDPM are the latents at $T$ times from 0 to 1.)
+# run over $0 \le s < t \le 1$: $z_0$ is almost data, $z_1$ almost noise. With $T$ steps there
+# are $T + 1$ latents. (DDPM writes $x_0$ for the data, $x_1, \dots, x_T$ for the latents, and
+# $\alpha_t$ for the square of what is $\alpha_{t|s}$ here.)
 
 # %%
 import dataclasses
@@ -36,24 +37,30 @@ import numpy as np
 
 import vgm
 from vgm import configs, experiment
-from vgm.bounds import diffusion, trajectories
+from vgm.bounds import diffusion, trajectories, weightings
 from vgm.densities import normal
 from vgm.divergences import kl_normal
-from vgm.evaluation import figures
+from vgm.evaluation import estimates, figures
 from vgm.experiment import tables
 from vgm.models import noise
-from vgm.processes import gaussian, schedules
+from vgm.processes import gaussian, schedules, times
+from vgm.samplers import diffusion as samplers
 
 NUM_STEPS = 150  # of training, at the end
 
 # %% [markdown]
 # ## 1. The encoder: one number says it all
 #
-# Everything about the noise at a time is in $\gamma_t = -\log \mathrm{SNR}(t)$:
+# Everything about the noise at a time is in $\gamma_t = -\log \mathrm{SNR}(t)$, $\mathrm{SNR}
+# = \alpha^2 / \sigma^2$:
 #
 # $$q(z_t \mid x) = \mathcal N(\alpha_t x, \sigma_t^2 I), \qquad
 #   \alpha_t^2 = \mathrm{sigmoid}(-\gamma_t), \quad
 #   \sigma_t^2 = \mathrm{sigmoid}(\gamma_t).$$
+#
+# A step between two times has what is left over: $\alpha_{t|s} = \alpha_t / \alpha_s$ and
+# $\sigma_{t|s}^2 = \sigma_t^2 - \alpha_{t|s}^2 \sigma_s^2 = \sigma_t^2\,(1 - e^{\gamma_s -
+# \gamma_t})$.
 #
 # A schedule is an increasing $\gamma(t)$. Three between the same ends, and DDPM's, which
 # has ends of its own ($-9.2$ and $10.1$):
@@ -73,7 +80,9 @@ for name, schedule in shown.items():
     left.plot(t, gamma, label=name)
     right.plot(t, jax.vmap(gaussian.alpha_sigma)(gamma)[0], label=name)
 left.set_title(r"$\gamma(t) = -\log$ SNR")
-right.set_title(r"signal left, $\alpha_t$")
+left.set_ylabel(r"$\gamma$")
+right.set_title("what is left of the signal")
+right.set_ylabel(r"$\alpha$")
 for axis in (left, right):
     axis.set_xlabel("t")
     axis.grid(alpha=0.3)
@@ -83,16 +92,23 @@ plt.show()
 # %% [markdown]
 # ## 2. The posterior that makes a bound
 #
-# Given $x$, a step back is normal too, and $p(z_s \mid z_t)$ is the same function with a
-# **prediction** $\hat x(z_t)$ in the place of $x$:
+# Given $x$, a step back is normal too,
+#
+# $$q(z_s \mid z_t, x) = \mathcal N\Big(\tfrac{\alpha_{t|s} \sigma_s^2}{\sigma_t^2} z_t +
+#   \tfrac{\alpha_s \sigma_{t|s}^2}{\sigma_t^2} x,\; \tfrac{\sigma_s^2
+#   \sigma_{t|s}^2}{\sigma_t^2} I\Big),$$
+#
+# and $p(z_s \mid z_t)$ is the same function with a **prediction** $\hat x(z_t)$ in the place
+# of $x$; at the top $p(z_1) = \mathcal N(0, I)$:
 #
 # $$p(z_s \mid z_t) = q(z_s \mid z_t, x = \hat x(z_t)).$$
 #
 # Two normals of one variance differ by their means alone, and the divergence is a
-# squared error:
+# squared error. With $z_t = \alpha_t x + \sigma_t \epsilon$ and the $\hat\epsilon$ that $\hat x$
+# means there,
 #
 # $$\mathrm{KL}\big(q(z_s \mid z_t, x) \,\|\, p(z_s \mid z_t)\big)
-#   = \tfrac12 \, \mathrm{expm1}(\gamma_t - \gamma_s)\, |\epsilon - \hat\epsilon|^2 .$$
+#   = \tfrac12 \big(e^{\gamma_t - \gamma_s} - 1\big)\, |\epsilon - \hat\epsilon|^2 .$$
 
 # %%
 key = jax.random.key(0)
@@ -127,11 +143,15 @@ print(f"KL of the two posteriors {full:.6f}, squared error {short:.6f}")
 #   + \sum_i \mathbb E \log \frac{p(z_s \mid z_t)}{q(z_s \mid z_{s-1/T})}.$$
 #
 # (Below $z_0$ there is $x$: in the first summand $q(z_s \mid z_{s-1/T})$ is $q(z_0 \mid x)$.)
-# Same expectation. The summands of the second are log ratios; often a divergence
+# Same expectation: by Bayes' rule $q(z_t \mid z_s) = q(z_s \mid z_t, x)\, q(z_t \mid x) /
+# q(z_s \mid x)$, and over the chain the ratios of the last two cancel but for the ends. The
+# summands of the second are log ratios; often a divergence
 # $\mathrm{KL}(q(z_s \mid z_{s-1/T}) \| p(z_s \mid z_t))$ is printed in their place. That
 # is another number, for $z_s$ given *both* neighbours is not $q(z_s \mid z_{s-1/T})$.
 #
-# We take normal data, where the best denoiser is linear, and twist it a little.
+# We take normal data, where the best denoiser is linear, and twist it a little. The two
+# functions draw as their forms allow: the first takes $z_t$ of each step from $q(z_t \mid x)$
+# by itself, the second one path through all steps.
 
 # %%
 VARIANCE, NUM_LAYERS = 0.25, 16
@@ -153,17 +173,17 @@ def decode(z_0):
 
 chain = diffusion.Chain(schedule, denoise, gaussian.PARAMETERISATIONS["eps"], decode)
 settings = {"num_steps": NUM_LAYERS}
-keys = jax.random.split(jax.random.key(1), 5_000)
+keys = jax.random.split(jax.random.key(1), (2, 20_000))
 by_denoising = jax.jit(
     jax.vmap(lambda k: diffusion.discrete_terms(k, x, chain, chunk_size=16, **settings))
-)(keys)
+)(keys[0])
 by_consistency = jax.jit(
     jax.vmap(lambda k: trajectories.consistency_terms(k, x, chain, **settings))
-)(keys)
+)(keys[1])
 for name, terms in (("denoising", by_denoising), ("consistency", by_consistency)):
-    error = terms.elbo.std() / np.sqrt(len(keys))
+    mean, stderr = estimates.estimate(terms.elbo)
     print(
-        f"{name:12} {terms.elbo.mean():8.3f} ± {error:.3f} nats; "
+        f"{name:12} {mean:8.3f} ± {stderr:.3f} nats; "
         f"std of one draw {terms.elbo.std():.2f}"
     )
 
@@ -173,8 +193,10 @@ time = (np.arange(NUM_LAYERS) + 1) / NUM_LAYERS
 for name, terms in (("denoising", by_denoising), ("consistency", by_consistency)):
     left.plot(time, terms.denoising_matching.mean(0), "o-", ms=4, label=name)
     right.semilogy(time, terms.denoising_matching.var(0), "o-", ms=4, label=name)
-left.set_title("term of each step, nats: they group differently")
+left.set_title("term of each step: they group differently")
+left.set_ylabel("nats")
 right.set_title("variance of each step's term in one draw")
+right.set_ylabel("nats²")
 for axis in (left, right):
     axis.set_xlabel("t")
     axis.grid(alpha=0.3)
@@ -186,9 +208,9 @@ assert (
 )[1:].all()
 
 # %% [markdown]
-# (The curves on the left need not have one sum: the consistency form has more of its nats
-# in the prior matching, which is printed below.) Over a whole draw the two are equally noisy
-# here. Term by term they are not: the denoising form integrates one step of noise in closed
+# (The sums under the two curves on the left differ: the consistency form has more of its
+# nats in the prior matching, which is printed below.) Over a whole draw the two are equally
+# noisy here. Term by term they are not: the denoising form integrates one step of noise in closed
 # form, and its terms are the quieter by the factors below. Training computes *one* term an
 # example, so that is the form that models train by.
 
@@ -233,11 +255,59 @@ for name in ("linear (VDM)", "cosine", "sigmoid"):
     values = [bound_of(shown[name], n) - exact for n in steps.tolist()]
     axis.loglog(steps, values, "o-", ms=4, label=name)
 axis.set_xlabel("T")
-axis.set_title(f"nats lost to finite T, per dimension (limit {exact:.6f})")
+axis.set_ylabel("nats a dimension")
+axis.set_title(f"lost to finite T (the limit is {exact:.6f})")
 axis.legend(frameon=False)
 axis.grid(alpha=0.3)
 plt.show()
 assert round(bound_of(shown["linear (VDM)"], 1000), 4) == 6.0062
+
+# %% [markdown]
+# Training draws one time an example: `continuous_terms` there, or `sampled_terms` of $T$
+# steps. Over a batch the times are spread evenly (*low discrepancy*: $(u + i/n) \bmod 1$ with
+# one $u$), which takes most of their share of the noise away. DDPM's simple loss is the same
+# squared error without the factor $\tfrac12 \gamma'(t)$: with a linear schedule the bound
+# times a constant, with any other a weighting, and no bound.
+
+
+# %%
+def best_eps(z, gamma):
+    """E[eps | z] of x ~ N(0, VARIANCE I)."""
+    alpha, sigma = gaussian.alpha_sigma(gamma)
+    return sigma * z / (alpha**2 * VARIANCE + sigma**2)
+
+
+linear = schedules.linear(*ends)
+gaussian_chain = diffusion.Chain(
+    linear, best_eps, gaussian.PARAMETERISATIONS["eps"], lambda z: jnp.zeros(())
+)
+key_x, key_t, key_u, key_eps = jax.random.split(jax.random.key(3), 4)
+data = VARIANCE**0.5 * jax.random.normal(key_x, (256, 200, 16))
+keys = jax.random.split(key_eps, data.shape[:2])
+spread_evenly = jax.vmap(lambda key: times.low_discrepancy_times(key, 200))
+drawn = {
+    "evenly spread": spread_evenly(jax.random.split(key_t, 256)),
+    "independent": jax.random.uniform(key_u, (256, 200)),
+}
+one_time = jax.vmap(
+    jax.vmap(
+        lambda key, x, t: diffusion.continuous_terms(key, x, t[None], gaussian_chain)
+    )
+)
+print(f"exact                             {exact:.3f} nats a dimension")
+for name, at in drawn.items():
+    batches = one_time(keys, data, at).denoising_matching.mean((1, 2)) / 16
+    mean, stderr = estimates.estimate(batches)
+    print(f"{name:14} times, batch of 200: {mean:.3f} ± {stderr:.3f}, ", end="")
+    print(f"one batch ± {batches.std():.3f}")
+print("\nsimple loss over the bound's term, at t = 0.1, 0.5, 0.9")
+for name in ("linear (VDM)", "DDPM's betas"):
+    relative = jax.vmap(
+        lambda t, schedule=shown[name]: weightings.relative_weight(
+            t, schedule, num_steps=0, weighting="simple"
+        )
+    )(jnp.asarray([0.1, 0.5, 0.9]))
+    print(f"{name:14}", np.asarray(relative))
 
 # %% [markdown]
 # ## 5. What the network predicts
@@ -256,7 +326,8 @@ for name, kind in gaussian.PARAMETERISATIONS.items():
     slope = jax.vmap(kind.eps_slope)(gammas)
     axis.semilogy(gammas, jnp.abs(slope), label=name)
 axis.set_xlabel(r"$\gamma$")
-axis.set_title(r"error of $\epsilon$ for an error of 1 in the prediction")
+axis.set_ylabel(r"error of $\epsilon$")
+axis.set_title("for an error of 1 in the prediction")
 axis.legend(frameon=False)
 axis.grid(alpha=0.3)
 plt.show()
@@ -302,7 +373,9 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
 for name, values in (("before", params), ("after", {**params, "interior": inside})):
     left.plot(t, jax.vmap(interior.build(values).gamma)(t), label=name)
     right.plot(t, jax.vmap(functools.partial(integrand, values))(t), label=name)
-left.set_title(r"$\gamma(t)$")
+left.set_ylabel(r"$\gamma$")
+left.set_title("the schedule")
+right.set_ylabel("nats per unit of time")
 right.set_title("integrand of the bound: flatter is quieter")
 for axis in (left, right):
     axis.set_xlabel("t")
@@ -313,13 +386,52 @@ print(f"variance over t: {variances[0]:.3f} before, {variances[-1]:.3f} after")
 assert variances[-1] < 0.5 * variances[0]
 
 # %% [markdown]
-# ## 7. Digits
+# ## 7. Sampling
+#
+# *Ancestral* sampling draws $z_1 \sim \mathcal N(0, I)$ and goes down by $p(z_s \mid z_t)$:
+# the model that the bound is of. DDIM (Song et al. 2021) keeps what the network says of
+# $\epsilon$ and adds a share $\eta$ of the noise,
+#
+# $$z_s = \alpha_s \hat x + \sqrt{\sigma_s^2 - \eta^2 \tilde\sigma^2}\, \hat\epsilon + \eta\,
+#   \tilde\sigma\, \xi, \qquad \tilde\sigma^2 = \sigma_s^2\,(1 - e^{\gamma_s - \gamma_t}) :$$
+#
+# ancestral at $\eta = 1$, deterministic at $\eta = 0$. For $x \sim \mathcal N(0, v)$ and the
+# best denoiser every step is linear, and the samples should have the standard deviation
+# $\sqrt v = 0.5$. With few steps both are too narrow.
+
+# %%
+figure, axis = plt.subplots(figsize=(6.5, 3.6))
+counts = [4, 8, 16, 32, 64, 128]
+z_1 = jax.random.normal(jax.random.key(4), (20_000, 1))
+for eta in (1.0, 0.0):
+    stds = []
+    for count in counts:
+        draw = functools.partial(
+            samplers.sample,
+            chain=gaussian_chain,
+            num_steps=count,
+            step=samplers.ddim_step(eta),
+        )
+        z_0 = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(5), 20_000), z_1)
+        stds.append(float(jnp.std(z_0) / gaussian.alpha_sigma(linear.gamma(0.0))[0]))
+    axis.semilogx(counts, stds, "o-", ms=4, base=2, label=f"$\\eta$ = {eta:g}")
+axis.axhline(VARIANCE**0.5, color="black", lw=0.8, ls=":", label="data")
+axis.set_xticks(counts, labels=counts)
+axis.set_xlabel("steps T")
+axis.set_ylabel("standard deviation of samples")
+axis.legend(frameon=False)
+axis.grid(alpha=0.3)
+plt.show()
+assert abs(stds[-1] - VARIANCE**0.5) < 0.02
+
+# %% [markdown]
+# ## 8. Digits
 #
 # The whole machine on real data, for a few seconds only (`scripts/train.py vdm-digits` takes
-# minutes, and gets to 1.8 bits/dim). The network predicts a mass over the 17 levels of each
-# pixel; its mean is $\hat x$. `log_weight` is the log ratio of a
-# whole trajectory at the stated $T$, so the bound can be tightened by several
-# trajectories, as with any other model here.
+# minutes, and gets to 1.8 bits/dim): the samples below have strokes, not yet the shapes of
+# digits. The network predicts a mass over the 17 levels of each pixel; its mean is $\hat x$.
+# (`log_weight` is the log ratio of a whole trajectory at the stated $T$, so that the bound can
+# be tightened by several trajectories, as with any other model here; left out for its time.)
 
 # %%
 _, preset = configs.PRESETS["vdm-digits"]
