@@ -322,7 +322,11 @@ DEVICES = textwrap.dedent("""
     for n in range(50):
         state, metrics = run(key, state, data, jnp.int32(n + 1))
         losses.append(float(metrics.loss))
-    print(json.dumps({"devices": jax.device_count(), "losses": losses}))
+    program = run.lower(key, state, data, jnp.int32(1)).compile().as_text()
+    shared = "all-reduce" in program, "f32[64,32]" in program
+    print(json.dumps(
+        {"devices": jax.device_count(), "losses": losses, "shared": shared}
+    ))
 """)
 
 
@@ -347,6 +351,8 @@ def run_on_devices(count):
 def test_eight_devices_give_the_losses_of_one():
     one, eight = run_on_devices(1), run_on_devices(8)
     assert (one["devices"], eight["devices"]) == (1, 8)
+    # Eight have eight rows each and add their gradients up; one has all 64.
+    assert (one["shared"], eight["shared"]) == ([False, True], [True, False])
     np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
     assert one["losses"][-1] < one["losses"][0] - 0.1
 

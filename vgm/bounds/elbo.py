@@ -35,8 +35,9 @@ class ElboTerms(NamedTuple):
     Attributes:
         reconstruction: E log p(x | z), a log likelihood.
         prior_matching: KL(q(z | x) || p(z)) of the top latent.
-        denoising_matching: One divergence a layer or timestep on the last axis; of
-            length 0 for a model with a single latent.
+        denoising_matching: One term a layer or timestep on the last axis, a divergence
+            or, in a Markov hierarchy, a log ratio of either sign; of length 0 for a
+            model with a single latent.
     """
 
     reconstruction: Float[Array, "*batch"]

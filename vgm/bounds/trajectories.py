@@ -45,7 +45,8 @@ def consistency_terms(
 
     Returns:
         Terms in nats. The denoising terms are log q(z_s | before) - log p(z_s | z_t),
-        s = 0 first: signed, and divergences only in their sum's expectation.
+        s = 0 first: signed. In expectation their sum and the prior matching are a
+        divergence together, and neither is by itself.
     """
     require_positive(num_steps=num_steps)
     x = at_least_float32(x)
