@@ -29,7 +29,10 @@ def test_the_readme_runs(capsys):
     assert int(names["state"].step) == 60
     assert names["log_evidence"].shape == (512,)
     assert jnp.isfinite(names["log_w"]).all()
-    assert "passes" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    bounds = [float(line.split()[1]) for line in lines[:3]]
+    assert bounds == sorted(bounds)
+    assert "passes" in lines[3]
 
 
 def test_a_model_of_ones_own_reaches_the_evidence():

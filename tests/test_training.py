@@ -3,11 +3,9 @@
 import functools
 import json
 import os
-import re
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import chex
 import jax
@@ -529,20 +527,3 @@ def test_steps_compiled_ahead_are_compiled_no_more(key):
         state, _ = compiled(key, state, data, jnp.int32(stop))
         assert int(state.step) == stop
     assert len(traced) == count
-
-
-def test_the_readme_trains_a_model(key):
-    """Its block on training, as it stands there."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    (block,) = (block for block in blocks if "compile_steps" in block)
-    x = jnp.repeat(normals(key, (256, 3)) > 0, 2, axis=1).astype(float)
-    model = models.vae.mlp(
-        event_shape=(6,), latent_dim=4, hidden=(32,), likelihood="bernoulli"
-    )
-    names = {"jax": jax, "jnp": jnp, "model": model, "key": key, "x": x}
-    exec(block, names)
-    assert int(names["state"].step) == 1000
-    # Three bits of information; independent numbers have six.
-    elbo = model.elbo_terms(key, names["state"].params, x).elbo.mean()
-    assert elbo > -6 * np.log(2.0) + 0.3

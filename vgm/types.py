@@ -42,7 +42,7 @@ class Batch(NamedTuple):
         x: Observations, one example a row.
         condition: Pytree whose leaves have the same leading axis, or None.
         weight: Non-negative weight of each example; zero for padding. Weights enter in
-            the objective's mean, never inside a bound; reports count every example once.
+            the objective's mean, never inside a bound; reports count all alike.
     """
 
     x: Any

@@ -5,9 +5,9 @@ With z = f(x), q(z | x) = delta(z - f(x)) and p(x | z) = delta(x - f^-1(z)),
     log p(x) = log |det df/dx| + log p(f(x)) = reconstruction - prior_matching,      (1)
 
 the ELBO itself: the gap is 0. (E log p(x | z) / q(z | x) and E log p(z) have these as
-limits; the terms of a VAE, which have q's entropy in the second, both diverge.) Integers x are the floor of a real levels y = x + u
-whose noise u in (0, 1) is a latent with a q of its own (Theis et al. 2016; Ho et al.
-2019, eq. 8),
+limits; the terms of a VAE, which have q's entropy in the second, both diverge.)
+Integers x are the floor of a real levels y = x + u whose noise u in (0, 1) is a latent
+with a q of its own (Theis et al. 2016; Ho et al. 2019, eq. 8),
 
     log P(x) >= E_q(u | x) [ log p(y) + log |dy/du| - log q(u | x) ].                (2)
 """

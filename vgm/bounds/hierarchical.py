@@ -108,8 +108,8 @@ def markov_terms(
 
     Returns:
         Terms in nats; the denoising terms are log q(z_t | z_{t-1}) -
-        log p(z_t | z_{t+1}), t = 1 first: signed. In expectation their sum and the prior
-        matching are a divergence together, and neither is by itself.
+        log p(z_t | z_{t+1}), t = 1 first: signed. In expectation their sum and the
+        prior matching are a divergence together, and neither is by itself.
 
     Raises:
         ValueError: If likelihood and prior matching differ in shape.

@@ -22,6 +22,7 @@ from vgm.models.families import Outputs
 from vgm.models.heads import Decoder, Head
 from vgm.models.noise import LearnableSchedule
 from vgm.processes import times
+from vgm.processes.gaussian import PARAMETERISATIONS
 from vgm.samplers import diffusion as samplers
 from vgm.shapes import require
 from vgm.types import Condition, Event, Params, PRNGKey, Scalar
@@ -65,6 +66,13 @@ class Diffusion:
                 raise ValueError(
                     f"{name} must be at least {least}; got {getattr(self, name)}"
                 )
+        with jax.ensure_compile_time_eval():
+            last = float(self.schedule.build(self.schedule.init()).gamma(jnp.ones(())))
+        if self.head.parameterisation is PARAMETERISATIONS["eps"] and last >= 20.0:
+            raise ValueError(
+                "a head of eps needs gamma(1) below 20: noise says nothing of x where "
+                f"no signal is left; use v or x; got {last:g}"
+            )
 
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
         """Parameters; the output bias fits each coordinate of x alone."""
