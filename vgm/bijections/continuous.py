@@ -86,8 +86,8 @@ def continuous(field: Field, *, tolerance: float = 1e-5) -> Bijection:
 def integrate(
     derivative: Callable[[Scalar, Any], Any],
     start: Any,
-    t_start: float,
-    t_end: float,
+    t_start: float | Scalar,
+    t_end: float | Scalar,
     *,
     tolerance: float = 1e-5,
 ) -> Any:

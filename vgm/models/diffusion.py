@@ -17,10 +17,9 @@ from jaxtyping import Array, Float
 from vgm.bounds import diffusion as bound
 from vgm.bounds import trajectories, weightings
 from vgm.bounds.elbo import ElboTerms
-from vgm.models import conditions, networks
+from vgm.models import conditions, networks, noise
 from vgm.models.families import Outputs
 from vgm.models.heads import Decoder, Head
-from vgm.models.noise import LearnableSchedule
 from vgm.processes import times
 from vgm.processes.gaussian import PARAMETERISATIONS
 from vgm.samplers import diffusion as samplers
@@ -50,7 +49,7 @@ class Diffusion:
     network: nn.Module
     head: Head
     decoder: Decoder
-    schedule: LearnableSchedule
+    schedule: noise.LearnableSchedule
     event_shape: tuple[int, ...]
     num_steps: int
     train_num_steps: int = 0
@@ -66,13 +65,8 @@ class Diffusion:
                 raise ValueError(
                     f"{name} must be at least {least}; got {getattr(self, name)}"
                 )
-        with jax.ensure_compile_time_eval():
-            last = float(self.schedule.build(self.schedule.init()).gamma(jnp.ones(())))
-        if self.head.parameterisation is PARAMETERISATIONS["eps"] and last >= 20.0:
-            raise ValueError(
-                "a head of eps needs gamma(1) below 20: noise says nothing of x where "
-                f"no signal is left; use v or x; got {last:g}"
-            )
+        if self.head.parameterisation is PARAMETERISATIONS["eps"]:
+            noise.require_signal(self.schedule)
 
     def init(self, key: PRNGKey, x: Any, condition: Condition = None) -> Params:
         """Parameters; the output bias fits each coordinate of x alone."""

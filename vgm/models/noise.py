@@ -78,3 +78,21 @@ def schedule(name: str, gamma_min: float, gamma_max: float) -> LearnableSchedule
         lambda: {"ends": interiors.ends(gamma_min, gamma_max), "interior": start()},
         build,
     )
+
+
+def require_signal(schedule: LearnableSchedule) -> None:
+    """Check that a prediction of the noise says something of x at every time.
+
+    Args:
+        schedule: Schedule, at its start if it learns.
+
+    Raises:
+        ValueError: If next to no signal is left at its end.
+    """
+    with jax.ensure_compile_time_eval():
+        last = float(schedule.build(schedule.init()).gamma(jnp.ones(())))
+    if last >= 20.0:
+        raise ValueError(
+            "a head of eps needs gamma(1) below 20: noise says nothing of x where no "
+            f"signal is left; use v or x; got {last:g}"
+        )
