@@ -381,7 +381,15 @@ def test_actnorm_does_not_magnify_what_hardly_varies(key):
 
 
 @pytest.mark.parametrize(
-    ("transform", "outside"), [("log", -0.1), ("logit", 1.2), ("logit", -0.1)]
+    ("transform", "outside"),
+    [
+        ("log", -0.1),
+        ("log", np.inf),
+        ("logit", 1.2),
+        ("logit", -0.1),
+        ("standardize", np.inf),
+        ("standardize", -np.inf),
+    ],
 )
 def test_outside_the_support_log_p_is_minus_infinity(transform, outside, key):
     x = jax.random.uniform(key, (50, 2), minval=0.1, maxval=0.9)

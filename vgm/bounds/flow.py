@@ -50,8 +50,13 @@ def change_of_variables(x: Event, bijection: Bijection, log_base: LogProb) -> El
     Raises:
         ValueError: If the log determinant or the log density is not one number.
     """
-    z, log_det = bijection.forward(x)
-    return single_latent_terms(*_numbers(log_det, -log_base(z)))
+    # At infinity no density is left; through a network there would be NaN.
+    infinite = jnp.isinf(x)
+    z, log_det = bijection.forward(jnp.where(infinite, 0.0, x))
+    log_det, negative = _numbers(log_det, -log_base(z))
+    return single_latent_terms(
+        jnp.where(jnp.any(infinite), -jnp.inf, log_det), negative
+    )
 
 
 def sample_and_log_prob(

@@ -20,6 +20,7 @@ from vgm.models import networks as networks
 from vgm.models import noise as noise
 from vgm.models import posteriors as posteriors
 from vgm.models import priors as priors
+from vgm.models import probability_flow as probability_flow
 from vgm.models import steps as steps
 from vgm.models import target as target
 from vgm.models import unets as unets
