@@ -193,12 +193,12 @@ def log_weight(q, key):
     return linear_gaussian.log_joint(model, x, z) - multivariate_normal.log_prob(z, *q)
 
 
-counts = [2**n for n in range(0, 10)]
+counts = [2**n for n in range(0, 9)]
 prior = linear_gaussian.Normal(jnp.zeros(2), jnp.eye(2))
 figure, axis = plt.subplots(figsize=(6, 3.4))
 for name, q in {**proposals, "prior": prior}.items():
     log_w = jax.vmap(functools.partial(log_weight, q))(
-        jax.random.split(key_draws, 2**16)
+        jax.random.split(key_draws, 2**20)
     )
     means = [
         jax.vmap(importance.iwae)(log_w.reshape(-1, count)).mean() for count in counts

@@ -275,6 +275,17 @@ def test_renyi_of_normals_is_the_integral(x64, alpha):
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+def test_renyi_keeps_its_digits_next_to_the_elbo(x64):
+    model = linear_gaussian.LinearGaussian(
+        jnp.asarray([[1.0, 0.4], [-0.6, 0.9]]), jnp.zeros(2), jnp.asarray(0.1)
+    )
+    x, q = jnp.ones(2), linear_gaussian.Normal(jnp.zeros(2), 0.5 * jnp.eye(2))
+    elbo = linear_gaussian.elbo(model, x, q)
+    for alpha in (1.0, 1.0 + 2e-16, 1.0 - 1e-13, 1.0 + 1e-12):
+        found = linear_gaussian.renyi(model, x, q, jnp.asarray(alpha))
+        np.testing.assert_allclose(found, elbo, rtol=1e-10)
+
+
 def test_renyi_without_an_integral_is_infinite(x64):
     """A narrow q far above 1, a wide one far below 0: weights without that moment."""
     model = linear_gaussian.LinearGaussian(jnp.eye(2), jnp.zeros(2), jnp.asarray(0.0))
