@@ -1,6 +1,6 @@
 """The same numbers as numpyro and torch.distributions, where they are installed.
 
-Both are extra references: pip install numpyro torch. Every function here has one in
+Both are extra references: pip install -e ".[references]". Every function here has one in
 SciPy, too, in the tests that always run.
 """
 
