@@ -1,7 +1,7 @@
 """The same numbers as numpyro and torch.distributions, where they are installed.
 
-Both are extra references: pip install -e ".[references]". Every function here has one in
-SciPy, too, in the tests that always run.
+Both are an extra: pip install -e ".[references]". Every function here has a reference
+in SciPy, too, in the tests that always run.
 """
 
 import importlib
