@@ -186,11 +186,8 @@ def apply(
     try:
         outputs = module.apply(params, *args, train=key is not None, rngs=rngs, **kw)
     except (ScopeParamShapeError, ScopeParamNotFoundError) as error:
-        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(args)]
-        found = str(error).split(" (https", maxsplit=1)[0]
         raise UserError(
-            "parameters, x or condition are of another shape: a network that reads "
-            f"{shapes}, the batch first, says: {found}"
+            f"parameters or inputs are of another shape: {error}"
         ) from error
     return jax.tree.map(jnp.asarray, outputs)
 

@@ -18,7 +18,7 @@ from vgm.errors import UserError
 from vgm.models.diffusion import Diffusion
 from vgm.models.flow import Flow
 from vgm.models.protocol import GenerativeModel, LatentVariableModel, lacking
-from vgm.shapes import require, require_positive
+from vgm.shapes import require_positive, require_same
 from vgm.types import Batch, Params, PRNGKey, Scalar
 
 ValueAndGrad = Callable[
@@ -45,7 +45,7 @@ def weighted_mean(
     Raises:
         ValueError: If the shapes of the arguments do not fit.
     """
-    require("values, one an example like the weights,", values, jnp.shape(weight))
+    require_same("weighted_mean", values=values, weight=weight)
     return jnp.sum(weight * values) / jnp.sum(weight)
 
 
