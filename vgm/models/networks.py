@@ -185,10 +185,8 @@ def apply(
     rngs = None if key is None else {"dropout": key}
     try:
         outputs = module.apply(params, *args, train=key is not None, rngs=rngs, **kw)
-    except (ScopeParamShapeError, ScopeParamNotFoundError) as error:
-        raise UserError(
-            f"parameters or inputs are of another shape: {error}"
-        ) from error
+    except (ScopeParamShapeError, ScopeParamNotFoundError) as e:
+        raise UserError(f"parameters, x or condition are of another shape: {e}") from e
     return jax.tree.map(jnp.asarray, outputs)
 
 
