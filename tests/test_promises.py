@@ -24,16 +24,18 @@ def test_the_evidence_encodes_an_example_once(key):
     """By ``log_weight`` every draw would encode again."""
     vae = small_vae()
     x = jnp.ones((3, 6))
-    params = vae.init(key, x)
+    params = jax.jit(vae.init)(key, x)
 
     class Counted(type(vae)):
         def log_weight(self, *given):
             raise AssertionError("encodes with every draw")
 
     model = Counted(**{name: getattr(vae, name) for name in vae.__dataclass_fields__})
-    sums = likelihood.batch_evidence(
-        key, params, x, None, model=model, num_samples=5, chunk_size=2
-    )
+    sums = jax.jit(
+        lambda: likelihood.batch_evidence(
+            key, params, x, None, model=model, num_samples=5, chunk_size=2
+        )
+    )()
     assert np.isfinite(importance.log_evidence(sums)).all()
 
 
@@ -104,7 +106,8 @@ def weighted(model, key, params, x):
 )
 def test_batches_have_evenly_spread_times(key, seen_times, model, compute):
     x = normals(key, (9, 2))
-    jax.block_until_ready(compute(model, key, model.init(key, x), x))
+    params = jax.jit(model.init)(key, x)
+    jax.block_until_ready(jax.jit(lambda: compute(model, key, params, x))())
     jax.effects_barrier()
     # A weighted error is of the times of the bound's terms, which it draws once more.
     assert len(seen_times) >= (2 if compute is weighted else 1)
