@@ -166,7 +166,6 @@ print("     ±   ", np.asarray(stderr).round(2))
 #
 # $$\log p_\theta(x) \ge \mathcal L = \mathbb E_{q}\log p_\theta(x\mid z) -
 # \mathrm{KL}(q_\phi(z\mid x)\,\|\,p(z)).$$
-
 #
 # `elbo_terms` is one draw of it, with a $z$ of its own; the second term is exact.
 

@@ -14,8 +14,8 @@
 # A bound is trained by its gradient, and the gradient is an estimate. This notebook
 # measures estimators where everything is known, on the **linear-Gaussian** model:
 #
-# 1. five estimators of the gradients of two bounds: the bounds have the same values, the
-#    gradients the same means, and not the same noise;
+# 1. five estimators of the gradients of two bounds: of one bound all have the same value
+#    and gradients of the same mean, and not the same noise;
 # 2. sticking the landing: no noise left at the posterior;
 # 3. more samples make the K-sample bound tighter and its plain gradient *worse*;
 #    DReG mends that;

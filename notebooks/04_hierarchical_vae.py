@@ -267,7 +267,7 @@ for name, posterior, lost in (
     assert abs(terms.elbo.mean() - evidence + lost) < 5 * error
 
 # %% [markdown]
-# which conditionals
+# The two directions lose different amounts to the same restriction: which conditionals
 # are nearly diagonal depends on what they are conditioned on.
 #
 # ## 3. One layer, and very many

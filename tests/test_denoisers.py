@@ -251,7 +251,7 @@ def test_a_diffusion_runs_through_the_scripts(tmp_path, monkeypatch, capsys, ext
     # Whatever depends on T says of which.
     report = (run_dir / "report.html").read_text()
     training = "infinitely many steps, on validation of T = 5"
-    error = "The bound of validation, and the error that training makes small."
+    error = "The bound of validation. The error that training makes small."
     assert (error if weighted else training) in report
     by_ddim = "Draws by DDIM of T = 5 steps with eta = 0: not of the p(x | label)"
     draws = by_ddim if "eta 0" in extra else "Draws x ~ p(x) of T = 5 steps"

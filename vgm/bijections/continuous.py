@@ -104,7 +104,7 @@ def integrate(
         tolerance: Relative and absolute error of a step of the solver.
 
     Returns:
-        y at the end.
+        y at the end; NaN where the solver gave up, as it does on NaN.
     """
     diffrax = solver()
     solution = diffrax.diffeqsolve(
@@ -115,8 +115,11 @@ def integrate(
         dt0=None,
         y0=start,
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        # One example that cannot be solved is not to end a batch.
+        throw=False,
     )
-    return jax.tree.map(lambda leaf: leaf[0], solution.ys)
+    solved = solution.result == diffrax.RESULTS.successful
+    return jax.tree.map(lambda leaf: jnp.where(solved, leaf[0], jnp.nan), solution.ys)
 
 
 def solver() -> Any:
@@ -132,7 +135,7 @@ def solver() -> Any:
         import diffrax
     except ImportError as error:
         raise UserError(
-            "model.architecture 'continuous' is solved by diffrax, which is not "
-            "installed; run: pip install diffrax"
+            "continuous flows and probability flows are solved by diffrax, which is "
+            "not installed; run: pip install diffrax"
         ) from error
     return diffrax

@@ -8,6 +8,7 @@ from vgm.bounds import gradients as gradients
 from vgm.bounds import hierarchical as hierarchical
 from vgm.bounds import importance as importance
 from vgm.bounds import pareto as pareto
+from vgm.bounds import probability_flow as probability_flow
 from vgm.bounds import sandwich as sandwich
 from vgm.bounds import trajectories as trajectories
 from vgm.bounds import weightings as weightings

@@ -95,7 +95,8 @@ def draw_figures(
 def _of_training(config: configs.Config) -> str:
     """Caption of the curves."""
     if config.objective.name in stepping.ERRORS:
-        return "The bound of validation, and the error that training makes small."
+        bound = "" if config.data.train_on_validation else "The bound of validation. "
+        return f"{bound}The error that training makes small."
     caption = "The bound and its terms, in nats per example."
     spec = config.diffusion
     if config.model.family != "diffusion" or spec.train_num_steps == spec.num_steps:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from vgm.bounds import probability_flow
 from vgm.models.diffusion import Diffusion
+from vgm.shapes import require
 from vgm.types import Condition, Params, PRNGKey, Scalar
 
 
@@ -21,9 +22,12 @@ def log_weight(
     x: Any,
     condition: Condition = None,
     *,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-6,
 ) -> Float[Array, " batch"]:
     """One draw of log w with E[exp(log w)] = p(x) of the flow, in nats.
+
+    Takes as many derivatives of the network as an example has numbers, at every step of
+    the solver, for the whole batch at once.
 
     Args:
         key: Random key, used once.
@@ -31,19 +35,20 @@ def log_weight(
         params: Its parameters.
         x: Observations.
         condition: What they are conditioned on.
-        tolerance: Relative and absolute error of a step of the solver.
+        tolerance: As ``bounds.probability_flow.log_prob``, with its error.
 
     Returns:
         Log weights, for ``importance.iwae`` and the like.
+
+    Raises:
+        ValueError: If x has another shape than the model's events.
     """
 
     def one(key: PRNGKey, x: Any, condition: Condition) -> Scalar:
-        return probability_flow.log_weight(
-            key,
-            model.decoder.features(x, params),
-            model.chain(params, x, condition),
-            tolerance=tolerance,
-        )
+        features = model.decoder.features(x, params)
+        require("an example", features, model.event_shape)
+        chain = model.chain(params, x, condition)
+        return probability_flow.log_weight(key, features, chain, tolerance=tolerance)
 
     keys = jax.random.split(key, len(jax.tree.leaves(x)[0]))
     return jax.vmap(one)(keys, x, condition)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from vgm.densities import normal
 from vgm.densities.normal import LOG_2PI
 from vgm.divergences import kl_multivariate_normal
+from vgm.shapes import require
 from vgm.types import Scalar
 
 
@@ -180,24 +181,25 @@ def renyi(
         model: Parameters.
         x: Observation.
         q: Approximate posterior.
-        alpha: Order.
+        alpha: Order, finite.
 
     Returns:
         The bound, in nats; at alpha = 1 the ELBO. Where 1 + b (l_i - 1) is not positive
         the integral is infinite, and the bound inf for alpha < 1, -inf above.
     """
+    require("renyi: alpha", alpha, ())
     b = 1.0 - alpha
     precision = posterior_precision(model)
     scales, vectors = jnp.linalg.eigh(q.cholesky.T @ precision @ q.cholesky)
     shift = q.mean - posterior(model, x).mean
     u = vectors.T @ jsp.linalg.solve_triangular(q.cholesky, shift, lower=True)
-    proper = jnp.all(b * (scales - 1.0) > -1.0)
-    growth = jnp.where(proper, b * (scales - 1.0), 0.0)
-    # At alpha = 1 the limit; next to it log1p keeps the digits.
+    rest = scales - 1.0
+    improper = jnp.any(b * rest <= -1.0)
+    growth = jnp.where(improper, 0.0, b * rest)
+    # At alpha = 1 the limit, with its derivative; next to it log1p keeps the digits.
     at_one = b == 0.0
-    logs = jnp.where(
-        at_one, scales - 1.0, jnp.log1p(growth) / jnp.where(at_one, 1.0, b)
-    )
+    quotient = jnp.log1p(growth) / jnp.where(at_one, 1.0, b)
+    logs = jnp.where(at_one, rest - 0.5 * b * rest**2, quotient)
     terms = jnp.log(scales) - logs - alpha * u**2 * scales / (1.0 + growth)
-    bound = jnp.where(proper, 0.5 * jnp.sum(terms), jnp.sign(b) * jnp.inf)
+    bound = jnp.where(improper, jnp.sign(b) * jnp.inf, 0.5 * jnp.sum(terms))
     return log_evidence(model, x) + bound
