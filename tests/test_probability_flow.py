@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilation import whole
-from draws import normals
+from draws import disturbed, normals
 from test_diffusion import chain_of
 
 from vgm import models
@@ -136,7 +136,8 @@ def test_weights_are_unbiased_for_the_flows_evidence(x64, key):
     assert importance.iwae(log_w) > log_w.mean()
 
 
-def test_a_models_weights_are_those_of_its_chains(key):
+def test_a_models_weights_are_those_of_its_chains(key, monkeypatch):
+    """Given the label, and to the tolerance."""
     head = models.heads.head("v", levels=0)
     model = models.diffusion.Diffusion(
         models.denoisers.MLPDenoiser(8, 1, 1),
@@ -145,15 +146,40 @@ def test_a_models_weights_are_those_of_its_chains(key):
         models.noise.schedule("linear", -3.0, 3.0),
         event_shape=(2,),
         num_steps=5,
+        num_classes=3,
     )
-    x = 3.0 + 2.0 * normals(key, (2, 2))
-    params = jax.jit(model.init)(key, x)
-    found = jax.jit(lambda: of_models.log_weight(key, model, params, x))()
+    x, labels = 3.0 + 2.0 * normals(key, (2, 2)), jnp.asarray([0, 2])
+    params = disturbed(jax.jit(model.init)(key, x, labels))
+    given = key, model, params, x
+    found = jax.jit(lambda: of_models.log_weight(*given, labels))()
 
     @jax.jit
-    def by_hand(key, x):
-        features = model.decoder.features(x, params)
-        return probability_flow.log_weight(key, features, model.chain(params, x))
+    def by_hand(key, x, label):
+        features, chain = model.decoder.features(x, params), model.chain
+        return probability_flow.log_weight(key, features, chain(params, x, label))
 
-    one_by_one = map(by_hand, jax.random.split(key, 2), x)
-    np.testing.assert_allclose(found, jnp.stack([*one_by_one]), rtol=1e-4)
+    one_by_one = map(by_hand, jax.random.split(key, 2), x, labels)
+    # The solver's steps in single precision are not the same ones in a batch.
+    np.testing.assert_allclose(found, jnp.stack([*one_by_one]), atol=1e-3)
+    others = jax.jit(lambda: of_models.log_weight(*given, labels[::-1]))()
+    assert (np.abs(found - others) > 1e-2).all()
+    with pytest.raises(ValueError, match=r"an example must have shape \(2,\); got"):
+        of_models.log_weight(key, model, params, x[:, :1], labels)
+    # An example of which nothing can be said leaves the others alone.
+    lost = jax.jit(lambda x: of_models.log_weight(*given[:3], x, labels))
+    assert np.isnan(lost(x.at[0, 0].set(jnp.nan))).tolist() == [True, False]
+    seen = []
+    monkeypatch.setattr(
+        continuous, "integrate", lambda *_, tolerance: seen.append(tolerance) or (_[1])
+    )
+    of_models.log_weight(*given, labels, tolerance=0.25)
+    assert seen == [0.25]
+
+
+def test_data_in_half_precision_are_weighed_in_single(key):
+    x = jnp.asarray([0.5, -0.25], jnp.bfloat16)
+    weigh = whole(probability_flow.log_weight)
+    chain = chain_of(x.astype(jnp.float32), schedule=schedules.linear(-6.0, 5.0))
+    single = weigh(key, x.astype(jnp.float32), chain)
+    assert weigh(key, x, chain) == single
+    assert single.dtype == jnp.float32

@@ -206,6 +206,13 @@ def test_a_loss_that_is_no_bound_has_a_curve_of_its_own(tmp_path, drawn_figures)
     assert [list(line.get_ydata()) for line in left.lines] == [[-9.0, -9.0]]
     assert [list(line.get_ydata()) for line in right.lines] == [[2.0, 1.0]]
     assert "Loss" in right.get_title()
+    assert right.get_ylabel() == "squared error"
+    # Of a run that began with bounds: they are shown, and their terms.
+    rows[0] |= {"train_bound": -8.0, "train_reconstruction": -7.0}
+    figures.save_curves(tmp_path / "mixed.png", rows)
+    left, right = drawn_figures[1].axes
+    assert [list(line.get_ydata()) for line in left.lines] == [[-8.0], [-9.0, -9.0]]
+    assert [list(line.get_ydata()) for line in right.lines] == [[-7.0]]
 
 
 def test_reconstructions_stand_beside_their_test_examples(
