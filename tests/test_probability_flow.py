@@ -163,7 +163,7 @@ def test_a_models_weights_are_those_of_its_chains(key, monkeypatch):
     np.testing.assert_allclose(found, jnp.stack([*one_by_one]), atol=1e-3)
     others = jax.jit(lambda: of_models.log_weight(*given, labels[::-1]))()
     assert (np.abs(found - others) > 3e-3).all()
-    with pytest.raises(ValueError, match=r"an example must have shape \(2,\); got"):
+    with pytest.raises(ValueError, match=r"x must have shape \(2, 2\); got"):
         of_models.log_weight(key, model, params, x[:, :1], labels)
     # An example of which nothing can be said leaves the others alone.
     lost = jax.jit(lambda x: of_models.log_weight(*given[:3], x, labels))

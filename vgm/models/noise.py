@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from vgm.errors import UserError
 from vgm.processes import interiors, schedules
@@ -91,7 +92,7 @@ def require_signal(schedule: LearnableSchedule) -> None:
     """
     last = schedule.build(schedule.init()).gamma(jnp.ones(()))
     # Under jit nothing is known yet.
-    if not isinstance(last, jax.core.Tracer) and last >= 20.0:
+    if not isinstance(last, Tracer) and last >= 20.0:
         raise UserError(
             "a head of eps needs gamma(1) below 20: noise says nothing of x where no "
             f"signal is left; use v or x; got {last:g}"

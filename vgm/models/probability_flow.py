@@ -46,9 +46,9 @@ def log_weight(
 
     def one(key: PRNGKey, x: Any, condition: Condition) -> Scalar:
         features = model.decoder.features(x, params)
-        require("an example", features, model.event_shape)
         chain = model.chain(params, x, condition)
         return probability_flow.log_weight(key, features, chain, tolerance=tolerance)
 
-    keys = jax.random.split(key, len(jax.tree.leaves(x)[0]))
+    require("x", x, (len(x), *model.event_shape))
+    keys = jax.random.split(key, len(x))
     return jax.vmap(one)(keys, x, condition)
