@@ -198,7 +198,7 @@ prior = linear_gaussian.Normal(jnp.zeros(2), jnp.eye(2))
 figure, axis = plt.subplots(figsize=(6, 3.4))
 for name, q in {**proposals, "prior": prior}.items():
     log_w = jax.vmap(functools.partial(log_weight, q))(
-        jax.random.split(key_draws, 2**20)
+        jax.random.split(key_draws, 2**18)
     )
     means = [
         jax.vmap(importance.iwae)(log_w.reshape(-1, count)).mean() for count in counts

@@ -401,7 +401,7 @@ assert variances[-1] < 0.5 * variances[0]
 
 # %%
 figure, axis = plt.subplots(figsize=(6.5, 3.6))
-counts = [4, 8, 16, 32, 64, 128]
+counts = [4, 16, 64]
 z_1 = jax.random.normal(jax.random.key(4), (20_000, 1))
 for eta in (1.0, 0.0):
     stds = []
@@ -422,7 +422,7 @@ axis.set_ylabel("standard deviation of samples")
 axis.legend(frameon=False)
 axis.grid(alpha=0.3)
 plt.show()
-assert abs(stds[-1] - VARIANCE**0.5) < 0.02
+assert abs(stds[-1] - VARIANCE**0.5) < 0.03
 
 # %% [markdown]
 # ## 8. Digits

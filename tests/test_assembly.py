@@ -93,7 +93,7 @@ def test_the_bound_of_a_hierarchy_reads_its_prior(key):
         base, latent_dims=(1, 1), hidden=(4,), prior=priors.mixture(1, 2)
     )
     x = bits((3, 4))
-    params = jax.tree.map(jnp.zeros_like, model.init(key, x))
+    params = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(key, x))
     prior = params["base"]["prior"]._replace(mean=jnp.asarray([[-3.0], [2.0]]))
     params["base"]["prior"] = prior
     # An encoder of zeros: q(z_2 | z_1) is N(0, 1), its divergence by the trapezium.
@@ -123,7 +123,7 @@ def test_dropout_is_in_both_networks_of_a_hierarchy_in_training_alone(network, k
         return models.hierarchical_vae.markov(base, latent_dims=(2, 2), hidden=(4,))
 
     x = bits((8, 6))
-    params = disturbed(build(0.0).init(key, x), 0.3)
+    params = disturbed(jax.jit(build(0.0).init)(key, x), 0.3)
     other = "decoder" if network == "encoder" else "encoder"
     silent = jax.tree.map(jnp.zeros_like, params["base"][other])
     params["base"][other] = silent
@@ -142,7 +142,7 @@ def test_dropout_is_in_both_networks_of_a_hierarchy_in_training_alone(network, k
 def test_a_reconstruction_is_the_mean_given_a_draw_of_the_posterior(kind, key):
     small = small_vae(event_shape=(4, 4, 1)) if kind == "vae" else small_ladder()
     model, x = whole(small), bits((3, 4, 4, 1))
-    params = disturbed(model.init(key, x), 0.3)
+    params = disturbed(jax.jit(model.init)(key, x), 0.3)
     z = model.propose(key, params, model.encode(params, x))
     found = model.reconstruct(key, params, x)
     np.testing.assert_allclose(found, model.mean(params, z), rtol=1e-5)
@@ -152,7 +152,7 @@ def test_a_reconstruction_is_the_mean_given_a_draw_of_the_posterior(kind, key):
 def test_layers_of_a_ladder_are_drawn_and_not_their_means(key):
     """At the start p(z_t | z_{>t}) is N(0, 1)."""
     model = small_ladder()
-    start = model.init(key, bits((2, 4, 4, 1)))
+    start = jax.jit(model.init)(key, bits((2, 4, 4, 1)))
     nothing = tuple(
         jnp.zeros((2000, count, side, side, 1)) for count, side in [(2, 1), (1, 2)]
     )
@@ -193,7 +193,7 @@ def test_patches_of_a_ladder_stay_where_they_are(key):
     """One patch in is one place of the maps, and one of those is one patch out."""
     stem = ladder_networks.Stem(2, 3)
     x = normals(key, (1, 4, 4, 1))
-    params = disturbed(stem.init(key, x), 1.0)
+    params = disturbed(jax.jit(stem.init)(key, x), 1.0)
     other = x.at[0, :2, 2:].add(1.0)
     moved = np.abs(stem.apply(params, other) - stem.apply(params, x)).max(-1)[0]
     np.testing.assert_array_equal(moved > 1e-3, [[False, True], [False, False]])
@@ -407,7 +407,7 @@ def real_diffusion(network, **kw):
 
 def test_a_network_is_told_the_time_from_0_to_1(key):
     model = real_diffusion(Clock())
-    params = model.init(key, normals(key, (4, 2)))
+    params = jax.jit(model.init)(key, normals(key, (4, 2)))
     for time in (0.0, 0.25, 1.0):
         gamma = jnp.asarray(-4.0 + 10.0 * time)
         found = model.outputs(params, jnp.zeros(2), gamma)
@@ -626,7 +626,7 @@ def test_a_layer_starts_from_what_the_one_before_leaves(kind, key):
 def test_layers_of_a_flow_start_from_standard_numbers(key):
     x = 5.0 + 3.0 * normals(key, (200, 3))
     model = flows.flow(flows.realnvp((3,), STEP, 2), event_shape=(3,))
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     push = jax.vmap(lambda x: model.bijection(params, None).forward(x)[0])
     z = np.asarray(jax.jit(push)(x))
     np.testing.assert_allclose(z.mean(0), 0.0, atol=1e-4)

@@ -261,7 +261,7 @@ def test_a_denoiser_with_other_outputs_is_refused(key, outputs):
         10,
     )
     x = normals(key, (4, 3))
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     with pytest.raises(ValueError, match=r"outputs must have shape \(1, 3, 1"):
         model.elbo_terms(key, params, x)
 
@@ -332,7 +332,7 @@ def test_draws_of_a_class_that_there_is_not_are_refused(key, label):
     """They were valid zeros: discrete draws from NaN."""
     model = small_vae(num_classes=3)
     x, labels = np.zeros((5, 6), np.float32), np.arange(5) % 3
-    params = model.init(key, x, labels)
+    params = jax.jit(model.init)(key, x, labels)
     with pytest.raises(UserError, match=rf"classes are 0 \.\. 2; got {label}"):
         model.sample(key, params, 4, np.full(4, label))
     bias = np.asarray(disturbed(params["output_bias"], 3.0))
@@ -345,7 +345,7 @@ def test_draws_of_a_class_that_there_is_not_are_refused(key, label):
 def test_no_examples_have_no_terms(key):
     model = small_vae(num_classes=3)
     x, labels = np.zeros((5, 6), np.float32), np.arange(5) % 3
-    params = model.init(key, x, labels)
+    params = jax.jit(model.init)(key, x, labels)
     assert model.elbo_terms(key, params, x[:0], labels[:0]).elbo.shape == (0,)
     assert model.sample(key, params, 0, labels[:0]).shape == (0, 6)
 
@@ -638,6 +638,6 @@ def test_categories_are_integers(kind):
 def test_weights_of_another_shape_are_no_batch(key):
     model = small_vae()
     x = np.zeros((5, 6), np.float32)
-    params = model.init(key, x)
+    params = jax.jit(model.init)(key, x)
     with pytest.raises(ValueError, match=r"values \(5,\), weight \(5, 1\)"):
         objective.negative_elbo(model)(key, params, Batch(x, None, np.ones((5, 1))))

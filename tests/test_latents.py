@@ -307,7 +307,7 @@ def test_pathwise_estimators_turn_no_flow_round(x64, key, gradient, monkeypatch)
 
 def test_a_vamp_prior_is_the_mixture_of_its_posteriors(x64, key):
     model, x = whole(small_vae("diagonal", "vamp")), bits(key)
-    params = disturbed(model.init(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     z = normals(key, (5, 2))
     encoding = jax.tree.map(np.asarray, model.encode({**params}, params["prior"]))
     log_prob = whole(posteriors.diagonal(2)).log_prob
@@ -324,7 +324,7 @@ def test_a_vamp_prior_is_the_mixture_of_its_posteriors(x64, key):
     expected = special.logsumexp(each, axis=0) - np.log(3)
     np.testing.assert_allclose(model.log_prior(params, z), expected, rtol=1e-10)
     # Its inputs start at data, and learn; the encoder learns by the prior as well.
-    start = model.init(key, x)["prior"]
+    start = jax.jit(model.init)(key, x)["prior"]
     assert all((np.asarray(x) == np.asarray(row)).all((1, 2, 3)).any() for row in start)
     grads = whole(jax.grad(lambda p: jnp.sum(model.log_prior(p, z))))(params)
     for name in ("prior", "encoder"):
@@ -488,7 +488,7 @@ def test_generation_from_any_layer(key, kind):
         above = [lambda z: z[1][:, 1], lambda z: z[1][:, 0]]
         above += [lambda z: z[0][:, 1], lambda z: z[0][:, 0]]
     model = whole(model)
-    params = disturbed(model.init(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     z = model.propose(key, params, model.encode(params, x))
     for layer in range(1, 5):
         again = model.resample(jax.random.key(7), params, z, layer=layer)
@@ -508,7 +508,7 @@ def test_draws_of_the_prior_have_the_density_of_the_joint(key):
     """Over prior draws log p(z_1 | z_2) is on average minus its entropy."""
     model, x = markov_model((1, 1)), bits(key)
     joint, rest = whole(model), whole(model.base)
-    params = disturbed(joint.init(key, x))
+    params = disturbed(jax.jit(joint.init)(key, x))
     top = normals(key, (20_000, 1))
     unknown = np.zeros((20_000, 1), np.float32), np.asarray(top)[:, None]
     z = joint.resample(key, params, unknown, layer=2)
@@ -528,7 +528,7 @@ def test_draws_of_the_prior_have_the_density_of_the_joint(key):
 def test_a_hierarchy_of_one_layer_is_its_vae(x64, key):
     model, x = markov_model((2,)), bits(key)
     vae, model = whole(model.base), whole(model)
-    params = disturbed(model.init(key, x))
+    params = disturbed(jax.jit(model.init)(key, x))
     encoding = model.encode(params, x)
     z = model.propose(key, params, encoding)
     base = params["base"]

@@ -21,6 +21,8 @@ from vgm.processes import times
 from vgm.training import objective
 from vgm.types import Batch
 
+SLOW = pytest.mark.slow
+
 
 def test_the_evidence_encodes_an_example_once(key):
     """By ``log_weight`` every draw would encode again."""
@@ -91,7 +93,13 @@ def test_eps_says_nothing_of_x_without_a_signal():
     denoising(num_steps=5, head=head, schedule=almost)
 
 
-@pytest.mark.parametrize("name", models.noise.SCHEDULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("cosine", "monotone") else pytest.param(name, marks=SLOW)
+        for name in models.noise.SCHEDULES
+    ],
+)
 def test_a_diffusion_of_eps_can_be_built_under_jit(key, name):
     @jax.jit
     def bound(x):

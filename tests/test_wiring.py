@@ -361,7 +361,7 @@ def test_draws_of_a_vae_have_their_own_noise_and_means(key):
 @pytest.mark.parametrize("term", ["prior_matching", "reconstruction"])
 def test_dropout_is_in_both_networks_of_training_alone(key, term):
     model, x = small_vae(hidden=(16,), dropout=0.5), bits((8, 6))
-    params = disturbed(model.init(key, x), 0.3)
+    params = disturbed(jax.jit(model.init)(key, x), 0.3)
     if term == "reconstruction":  # of an encoder that dropout does not change
         params["encoder"] = jax.tree.map(jnp.zeros_like, params["encoder"])
     off, on = (model.elbo_terms(key, params, x, train=train) for train in (False, True))
@@ -373,7 +373,7 @@ def test_dropout_is_in_autoregressive_training_alone(key):
     network = models.made.MADE((16,), 1, dropout=0.5, use_output_bias=False)
     model = models.autoregressive.Autoregressive(network, family, (6,))
     x = bits((8, 6))
-    params = disturbed(model.init(key, x), 0.3)
+    params = disturbed(jax.jit(model.init)(key, x), 0.3)
     off, on = (model.elbo_terms(key, params, x, train=train) for train in (False, True))
     assert (np.asarray(off.elbo) != np.asarray(on.elbo)).all()
 
@@ -383,7 +383,7 @@ def test_dropout_is_in_autoregressive_training_alone(key):
 def test_dropout_is_on_both_ways_of_a_ladder(key, where):
     model = small_ladder(sides=(1, 4), layers=(1, 1), num_blocks=1, dropout=0.5)
     x = bits((8, 4, 4, 1))
-    params = disturbed(model.init(key, x), 0.3)
+    params = disturbed(jax.jit(model.init)(key, x), 0.3)
     other = "layer" if where == "block" else "block"
 
     def without(module):

@@ -100,7 +100,7 @@ def log_weight(
     return log_likelihood(z_0, chain) + log_p - log_q
 
 
-def sample(z_1: Event, chain: Chain, *, tolerance: float = 1e-5) -> Event:
+def sample(z_1: Event, chain: Chain, *, tolerance: float = 1e-6) -> Event:
     """Carry z_1 ~ N(0, I) down to z_0: DDIM at eta = 0 with all the steps it takes.
 
     Args:
