@@ -60,6 +60,20 @@ def small_vae(**kw: Any) -> Any:
     return models.vae.mlp(latent_dim=2, **given)
 
 
+def small_diffusion(
+    schedule: str = "linear", head: str = "v", last: float = 3.0, **kw: Any
+) -> Any:
+    """A diffusion of pairs of reals in five steps, unless told otherwise."""
+    of_head = models.heads.head(head, levels=0)
+    return models.diffusion.Diffusion(
+        models.denoisers.MLPDenoiser(8, 1, 1),
+        of_head,
+        models.heads.decoder("normal", of_head, levels=0),
+        models.noise.schedule(schedule, -3.0, last),
+        **({"event_shape": (2,), "num_steps": 5} | kw),
+    )
+
+
 def small_ladder(**kw: Any) -> Any:
     """A ladder of three layers for images of 4 x 4 bits."""
     given = {"sides": (1, 2), "layers": (2, 1), "num_blocks": 3} | kw

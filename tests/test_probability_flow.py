@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from compilation import whole
 from draws import disturbed, normals
+from small import small_diffusion
 from test_diffusion import chain_of
 
-from vgm import models
 from vgm.bijections import continuous
 from vgm.bounds import diffusion, importance, probability_flow
 from vgm.densities import mixture, normal
-from vgm.models import probability_flow as of_models
 from vgm.processes import gaussian, schedules
 from vgm.samplers import diffusion as samplers
 
@@ -138,20 +137,11 @@ def test_weights_are_unbiased_for_the_flows_evidence(x64, key):
 
 def test_a_models_weights_are_those_of_its_chains(key, monkeypatch):
     """Given the label, and to the tolerance."""
-    head = models.heads.head("v", levels=0)
-    model = models.diffusion.Diffusion(
-        models.denoisers.MLPDenoiser(8, 1, 1),
-        head,
-        models.heads.decoder("normal", head, levels=0),
-        models.noise.schedule("linear", -3.0, 3.0),
-        event_shape=(2,),
-        num_steps=5,
-        num_classes=3,
-    )
+    model = small_diffusion(num_classes=3)
     x, labels = 3.0 + 2.0 * normals(key, (2, 2)), jnp.asarray([0, 2])
     params = disturbed(jax.jit(model.init)(key, x, labels))
     given = key, model, params, x
-    found = jax.jit(lambda: of_models.log_weight(*given, labels))()
+    found = jax.jit(lambda: models.probability_flow.log_weight(*given, labels))()
 
     @jax.jit
     def by_hand(key, x, label):
@@ -161,18 +151,18 @@ def test_a_models_weights_are_those_of_its_chains(key, monkeypatch):
     one_by_one = map(by_hand, jax.random.split(key, 2), x, labels)
     # The solver's steps in single precision are not the same ones in a batch.
     np.testing.assert_allclose(found, jnp.stack([*one_by_one]), atol=1e-3)
-    others = jax.jit(lambda: of_models.log_weight(*given, labels[::-1]))()
+    others = jax.jit(lambda: models.probability_flow.log_weight(*given, labels[::-1]))()
     assert (np.abs(found - others) > 3e-3).all()
     with pytest.raises(ValueError, match=r"x must have shape \(2, 2\); got"):
-        of_models.log_weight(key, model, params, x[:, :1], labels)
+        models.probability_flow.log_weight(key, model, params, x[:, :1], labels)
     # An example of which nothing can be said leaves the others alone.
-    lost = jax.jit(lambda x: of_models.log_weight(*given[:3], x, labels))
+    lost = jax.jit(lambda x: models.probability_flow.log_weight(*given[:3], x, labels))
     assert np.isnan(lost(x.at[0, 0].set(jnp.nan))).tolist() == [True, False]
     seen = []
     monkeypatch.setattr(
         continuous, "integrate", lambda *_, tolerance: seen.append(tolerance) or (_[1])
     )
-    of_models.log_weight(*given, labels, tolerance=0.25)
+    models.probability_flow.log_weight(*given, labels, tolerance=0.25)
     assert seen == [0.25]
 
 

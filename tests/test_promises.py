@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normals
-from small import changed, small_vae
+from small import changed, small_diffusion, small_vae
 
 from vgm import cli, configs, models
 from vgm.bijections import continuous
@@ -63,18 +63,6 @@ def seen_times(monkeypatch):
     return seen
 
 
-def denoising(**settings):
-    head = models.heads.head("v", levels=0)
-    given = {
-        "head": head,
-        "decoder": models.heads.decoder("normal", head, levels=0),
-        "schedule": models.noise.schedule("linear", -3.0, 3.0),
-        "event_shape": (2,),
-    }
-    network = models.denoisers.MLPDenoiser(8, 1, 1)
-    return models.diffusion.Diffusion(network, **(given | settings))
-
-
 def flow_matching_model():
     return flows.flow(
         flows.continuous((2,), flows.Step((6,), "silu"), 1), event_shape=(2,)
@@ -83,14 +71,11 @@ def flow_matching_model():
 
 def test_eps_says_nothing_of_x_without_a_signal():
     """A finite bound and samples of NaN, else."""
-    head = models.heads.head("eps", levels=0)
     for last in (20.0, 25.0):
-        ends = models.noise.schedule("linear", -3.0, last)
         with pytest.raises(UserError, match=rf"gamma\(1\) below 20.*got {last:g}"):
-            denoising(num_steps=5, head=head, schedule=ends)
-        denoising(num_steps=5, schedule=ends)  # of v
-    almost = models.noise.schedule("linear", -3.0, 19.9)
-    denoising(num_steps=5, head=head, schedule=almost)
+            small_diffusion(head="eps", last=last)
+        small_diffusion(head="v", last=last)
+    small_diffusion(head="eps", last=19.9)
 
 
 @pytest.mark.parametrize(
@@ -103,10 +88,7 @@ def test_eps_says_nothing_of_x_without_a_signal():
 def test_a_diffusion_of_eps_can_be_built_under_jit(key, name):
     @jax.jit
     def bound(x):
-        schedule = models.noise.schedule(name, -3.0, 3.0)
-        model = denoising(
-            num_steps=5, head=models.heads.head("eps", levels=0), schedule=schedule
-        )
+        model = small_diffusion(name, head="eps")
         return model.training_terms(key, model.init(key, x), x).elbo
 
     assert np.isfinite(bound(normals(key, (3, 2)))).all()
@@ -120,12 +102,12 @@ def weighted(model, key, params, x):
 @pytest.mark.parametrize(
     ("model", "compute"),
     [
-        (denoising(num_steps=5), lambda m, *given: m.training_terms(*given)),
+        (small_diffusion(), lambda m, *given: m.training_terms(*given)),
         (
-            denoising(num_steps=5, num_times=7),
+            small_diffusion(num_times=7),
             lambda m, *given: m.elbo_terms(*given),
         ),
-        (denoising(num_steps=5), weighted),
+        (small_diffusion(), weighted),
         (flow_matching_model(), lambda m, *given: m.matching_error(*given)),
     ],
     ids=["training", "evaluation", "weighted error", "flow matching"],
@@ -135,6 +117,7 @@ def test_batches_have_evenly_spread_times(key, seen_times, model, compute):
     params = jax.jit(model.init)(key, x)
     jax.block_until_ready(jax.jit(lambda: compute(model, key, params, x))())
     jax.effects_barrier()
+    assert seen_times
     assert all(evenly(found) for found in seen_times)
     # A weighted error is of the times of the bound's terms, which it draws once more.
     if compute is weighted:

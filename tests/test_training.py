@@ -15,6 +15,7 @@ import optax
 import pytest
 from compilation import whole
 from draws import disturbed, normals
+from small import small_diffusion
 
 from vgm import models
 from vgm.errors import UserError
@@ -363,25 +364,12 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
         sharding.require_divisible(7, TwoDevices())
 
 
-def diffusion(schedule="linear", **settings):
-    head = models.heads.head("v", levels=0)
-    return models.diffusion.Diffusion(
-        models.denoisers.MLPDenoiser(8, 1, 1),
-        head,
-        models.heads.decoder("normal", head, levels=0),
-        models.noise.schedule(schedule, -3.0, 3.0),
-        event_shape=(2,),
-        num_steps=5,
-        **settings,
-    )
-
-
 @pytest.mark.parametrize("weighting", ["simple", "x", "min-snr"])
 @pytest.mark.parametrize("num_steps", [0, 4])
 @pytest.mark.slow
 def test_weighted_errors_are_what_they_say(key, num_steps, weighting):
     """The mean of w |eps - eps_hat|^2, the errors drawn again by hand."""
-    model = diffusion(train_num_steps=num_steps)
+    model = small_diffusion(train_num_steps=num_steps)
     x = normals(key, (6, 2))
     params = disturbed(jax.jit(model.init)(key, x))
     batch = Batch(x, None, jnp.ones(6).at[0].set(0.0))
@@ -414,7 +402,7 @@ def test_weighted_errors_are_what_they_say(key, num_steps, weighting):
 @pytest.mark.slow
 def test_least_variance_gradients(key, schedule):
     """Of the interior: the gradient of the mean square; of all else: the bound's."""
-    model = diffusion(schedule)
+    model = small_diffusion(schedule)
     x = normals(key, (4, 2))
     params = disturbed(jax.jit(model.init)(key, x))
     weight = jnp.asarray([1.0, 2.0, 0.0, 1.0])
@@ -448,7 +436,7 @@ def test_least_variance_gradients(key, schedule):
 @pytest.mark.slow
 def test_the_interior_leaves_the_bound_and_lowers_its_variance(key):
     """Steps against the variance alone: the bound stays, its spread falls."""
-    model = diffusion("monotone")
+    model = small_diffusion("monotone")
     x = 0.3 * normals(key, (64, 2))
     params = disturbed(jax.jit(model.init)(key, x))
     batch = Batch(x, None, jnp.ones(64))

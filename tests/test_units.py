@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from draws import normals
 from scipy import stats
+from small import small_diffusion
 
 from vgm import models
 from vgm.evaluation import baselines
@@ -77,15 +78,7 @@ def real_models():
     shared = {"likelihood": "normal", "hidden": (16,), "event_shape": SHAPE}
     vae = models.vae.mlp(latent_dim=2, **shared)
     family = models.likelihoods.likelihood("normal")
-    head = models.heads.head("v", levels=0)
-    diffusion = models.diffusion.Diffusion(
-        models.denoisers.MLPDenoiser(8, 1, 1),
-        head,
-        models.heads.decoder("normal", head, levels=0),
-        models.noise.schedule("learned-linear", -3.0, 3.0),
-        event_shape=SHAPE,
-        num_steps=5,
-    )
+    diffusion = small_diffusion("learned-linear", event_shape=SHAPE)
     made = models.made.MADE((8,), family.num_outputs, use_output_bias=False)
     ladder = models.hierarchical_vae.ladder(
         event_shape=SHAPE,
