@@ -9,6 +9,7 @@ from draws import disturbed, normals
 from small import small_diffusion
 from test_diffusion import chain_of
 
+from vgm import models
 from vgm.bijections import continuous
 from vgm.bounds import diffusion, importance, probability_flow
 from vgm.densities import mixture, normal
