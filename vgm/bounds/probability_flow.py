@@ -35,7 +35,10 @@ def velocity(gamma: Scalar, z: Event, chain: Chain) -> Event:
         chain: Diffusion; its decoder is not used.
 
     Returns:
-        The velocity.
+        The velocity, of the shape of z.
+
+    Raises:
+        ValueError: If gamma is not one number, or the prediction has another shape.
     """
     require("probability_flow.velocity: gamma", gamma, ())
     alpha, _ = gaussian.alpha_sigma(gamma)

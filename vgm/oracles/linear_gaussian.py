@@ -186,6 +186,9 @@ def renyi(
     Returns:
         The bound, in nats; at alpha = 1 the ELBO. Where 1 + b (l_i - 1) is not positive
         the integral is infinite, and the bound inf for alpha < 1, -inf above.
+
+    Raises:
+        ValueError: If alpha is not one number.
     """
     require("renyi: alpha", alpha, ())
     b = 1.0 - alpha
