@@ -27,6 +27,7 @@ from vgm.training import objective
 from vgm.types import Batch
 
 STEP = flows.Step((8,), "tanh", num_bins=4, tail_bound=3.0)
+RELU = flows.Step((8,), "relu")
 LAYERS = {
     "realnvp": flows.realnvp,
     "nsf-coupling": flows.neural_spline_coupling,
@@ -394,13 +395,17 @@ def test_actnorm_does_not_magnify_what_hardly_varies(key):
 def test_outside_the_support_log_p_is_minus_infinity(transform, outside, key):
     x = jax.random.uniform(key, (50, 2), minval=0.1, maxval=0.9)
     model = flows.flow(
-        flows.realnvp((2,), STEP, 2), event_shape=(2,), transform=transform
+        flows.realnvp((2,), RELU, 2), event_shape=(2,), transform=transform
     )
     params = jax.jit(model.init)(key, x)
     log_prob = jax.jit(model.log_prob)
     assert np.isfinite(log_prob(params, x)).all()
     value = log_prob(params, jnp.asarray([[0.5, outside]]))
     assert value[0] == -jnp.inf
+    # Networks that read it say something of it.
+    params["layers"] = disturbed(params["layers"])
+    both = log_prob(params, jnp.asarray([[0.5, outside], [outside, 0.5]]))
+    assert (both == -jnp.inf).all()
 
 
 def test_data_of_another_shape_than_the_flow_are_refused(key):
