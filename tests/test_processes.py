@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import chex
 import jax
@@ -36,6 +37,9 @@ SCHEDULES = {
     ),
     "monotone": lambda: schedules.interpolate(MIN, MAX, interiors.monotone(uneven())),
     "ddpm": schedules.ddpm_linear,
+    "from_gamma": lambda: schedules.from_gamma(
+        lambda t: MAX * jnp.arctanh(0.9 * (2.0 * t - 1.0)) / math.atanh(0.9)
+    ),
 }
 
 

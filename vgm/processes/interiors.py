@@ -3,14 +3,13 @@
 ``schedules.interpolate`` joins the two.
 """
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.numerics import sigmoid_rise
-from vgm.processes.schedules import Number, Schedule
+from vgm.processes.schedules import Number, Schedule, integral
 from vgm.types import Scalar
 
 
@@ -75,15 +74,12 @@ def polynomial(coefficients: Float[Array, " order"]) -> Schedule:
     Returns:
         The interior, for ``interpolate``.
     """
-    distance, outer, inner = 0.5 * math.sqrt(0.6), 5.0 / 18.0, 8.0 / 18.0
+
+    def slope(t: Scalar) -> Scalar:
+        return jnp.polyval(coefficients[::-1], t) ** 2
 
     def area(t: Scalar, width: Number) -> Scalar:
-        nodes = ((-distance, outer), (0.0, inner), (distance, outer))
-        values = [
-            weight * jnp.polyval(coefficients[::-1], t + (node - 0.5) * width) ** 2
-            for node, weight in nodes
-        ]
-        return width * (values[0] + values[1] + values[2])
+        return integral(slope, t, width, num_nodes=3)
 
     whole = area(jnp.ones_like(coefficients[0]), 1.0)
     return Schedule(
