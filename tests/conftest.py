@@ -14,6 +14,8 @@ os.environ.setdefault("XLA_FLAGS", FLAGS)
 gc.set_threshold(50_000, 20, 100)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# What is compared keeps its digits on an accelerator, networks too.
+jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -37,6 +37,7 @@ EXCEPTIONS = {
     # log 2 pi and quadrature nodes, once, in double precision.
     "densities/normal.py": {"numpy"},
     "densities/discretized_normal.py": {"numpy"},
+    "processes/schedules.py": {"numpy"},
     # Inside the one function that solves an equation.
     "bijections/continuous.py": {"diffrax"},
 }
@@ -88,6 +89,22 @@ def test_imports_go_down_only(name, path):
                 assert FLOORS[target] <= FLOORS[own], module
             continue
         assert top in allowed(name, own), module
+
+
+SHORTENED = {"models/convolutions.py", "models/made.py", "training/objective.py"}
+"""Products of networks and of their gradients, as JAX would have them."""
+PRODUCTS = {"dot", "einsum", "inner", "matmul", "tensordot", "vdot"}
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()))
+def test_products_keep_their_digits_on_accelerators(name, path):
+    """By ``matmul`` of vgm.precision, or by saying which precision."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        shortened = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            told = any(keyword.arg == "precision" for keyword in node.keywords)
+            shortened = node.func.attr in PRODUCTS and not told
+        assert not shortened or name in SHORTENED, f"{name}:{node.lineno}"
 
 
 def allowed(name, own):

@@ -15,6 +15,7 @@ from vgm.experiment import fitting
 from vgm.models import (
     denoisers,
     heads,
+    initializers,
     ladder_networks,
     learned,
     level_families,
@@ -51,7 +52,7 @@ def applied(network, **how):
 
 
 def linear(num_outputs):
-    return networks.MLP((), num_outputs, "zeros")
+    return networks.MLP((), num_outputs, "next_to_zero")
 
 
 DENOISER = denoisers.MLPDenoiser(8, 1, 1)
@@ -136,7 +137,7 @@ def test_categorical_draws_have_the_derivative_of_a_softmax(x64, key, temperatur
 
 
 def test_kernels_start_as_large_as_they_should(key):
-    scaled, small = ladder_networks.scaled, networks.INITIALIZERS["small"]
+    scaled, small = ladder_networks.scaled, initializers.INITIALIZERS["small"]
     for init, variance in [(small, 0.01), (scaled(1), 1.0), (scaled(16), 1 / 16)]:
         kernel = np.asarray(jax.jit(init, static_argnums=1)(key, (400, 100)))
         # Some six standard errors, 1 / sqrt(2 * 40000), of a standard deviation.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normals
-from small import changed, small_diffusion, small_vae
+from small import changed, small_diffusion, small_ladder, small_vae
 
 from vgm import cli, configs, models
 from vgm.bijections import continuous
@@ -261,3 +261,22 @@ def test_each_number_is_drawn_at_its_own_place(key):
     params = {"network": {}, "output_bias": jnp.zeros((2, 3, 1))}
     drawn = jax.jit(lambda: model.sample(key, params, 2))()
     np.testing.assert_array_equal(drawn, 2 * [[[1, 0, 1], [0, 1, 0]]])
+
+
+@pytest.mark.parametrize(
+    ("model", "event_shape"),
+    [
+        (small_vae(event_shape=(64,), hidden=(64,)), (64,)),
+        (small_ladder(), (4, 4, 1)),
+        (small_diffusion(), (2,)),
+    ],
+    ids=["vae", "ladder", "diffusion"],
+)
+def test_no_kernel_starts_with_equal_numbers(key, model, event_shape):
+    """A constant of a program, XLA may read past its one number (README)."""
+    x = jax.random.bernoulli(key, 0.5, (10, *event_shape)).astype(float)
+    params = jax.jit(model.init)(key, x)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    kernels = [leaf for path, leaf in leaves if "kernel" in str(path[-1])]
+    assert len(kernels) > 3
+    assert all(np.ptp(kernel) > 0 for kernel in kernels)

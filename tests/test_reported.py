@@ -23,6 +23,39 @@ from vgm.types import Batch
 # ---- numbers
 
 
+class Watched(Noise):
+    """A model that notes how products of matrices are computed."""
+
+    def __init__(self):
+        self.precisions = set()
+
+    def elbo_terms(self, *args, **kw):
+        self.precisions.add(jax.config.jax_default_matmul_precision)
+        return super().elbo_terms(*args, **kw)
+
+    def log_weight(self, *args, **kw):
+        self.precisions.add(jax.config.jax_default_matmul_precision)
+        return super().log_weight(*args, **kw)
+
+
+@pytest.mark.parametrize(
+    ("measure", "kw"),
+    [
+        (likelihood.example_terms, {}),
+        (likelihood.example_bounds, {"chunk_size": 2}),
+        (likelihood.example_evidence, {"chunk_size": 2}),
+    ],
+)
+def test_what_is_reported_is_in_full_precision_on_every_machine(key, measure, kw):
+    """Whatever JAX would do there, the products of networks too."""
+    model, data = Watched(), Batch(jnp.zeros((4, 6)), None, jnp.ones(4))
+    given = {"model": model, "observe": lambda key, x: x, "num_samples": 2} | kw
+    with jax.default_matmul_precision("tensorfloat32"):
+        measure(key, jnp.ones(()), data, batch_size=2, **given)
+        assert jax.config.jax_default_matmul_precision == "tensorfloat32"
+    assert model.precisions == {"highest"}
+
+
 def test_numbers_of_a_split_are_of_its_values():
     """No two quantities are alike: one in another's place is seen."""
     draws = {"evaluation.num_elbo_samples": 7, "evaluation.num_importance_samples": 9}

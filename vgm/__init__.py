@@ -3,7 +3,7 @@
 Floors, lowest first; imports go down only (``tests/test_floors.py``):
 
     0  types, shapes, numerics,  names of arrays, shapes that agree, arithmetic that
-       errors                    keeps its digits
+       precision, errors         keeps its digits
     1  densities                 log p(x), samples, entropies, one module a family
     2  divergences               KL in closed form and by sampling
     3  processes, bijections     the fixed encoders: noising chains, invertible maps

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.bijections.bijection import Bijection, Event
+from vgm.precision import matmul
 from vgm.shapes import require
 from vgm.types import Scalar
 
@@ -65,7 +66,7 @@ def lu(params: LU) -> Bijection:
         return (x.size // dim) * jnp.sum(params.log_diagonal)
 
     def forward(x: Event) -> tuple[Event, Scalar]:
-        return (rows_of(x) @ (lower @ upper).T).reshape(x.shape), log_det(x)
+        return matmul(rows_of(x), matmul(lower, upper).T).reshape(x.shape), log_det(x)
 
     def inverse(z: Event) -> tuple[Event, Scalar]:
         columns = rows_of(z).T
@@ -91,7 +92,7 @@ def orthogonal(vectors: Float[Array, "reflections dim"]) -> Bijection:
     def reflect(
         rows: Float[Array, "rows dim"], vector: Float[Array, " dim"]
     ) -> tuple[Float[Array, "rows dim"], None]:
-        share = (rows @ vector) * (2.0 / jnp.sum(vector**2))
+        share = matmul(rows, vector) * (2.0 / jnp.sum(vector**2))
         return (rows - jnp.outer(share, vector)).astype(rows.dtype), None
 
     def turn(x: Event, *, reverse: bool) -> tuple[Event, Scalar]:

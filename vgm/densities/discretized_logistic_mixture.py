@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from vgm.densities import discretized_logistic, mixture
 from vgm.densities.levels import scale_levels
 from vgm.numerics import at_least_float32
+from vgm.precision import matmul
 from vgm.shapes import require
 from vgm.types import PRNGKey, Scalar
 
@@ -69,7 +70,7 @@ def log_prob(
         y = scale_levels(x, levels=levels, dtype=parameters.mean.dtype)
 
         def component(mean: Array, log_scale: Array, coupling: Array) -> Scalar:
-            shifted = mean + _triangle(coupling, y.size) @ y
+            shifted = mean + matmul(_triangle(coupling, y.size), y)
             return discretized_logistic.log_prob(x, shifted, log_scale, levels=levels)
 
         by_component = jax.vmap(component)(*parameters[1:])
@@ -107,7 +108,8 @@ def sample(
         x = jnp.zeros(shape[-1], jnp.int32)
         for channel, key_channel in enumerate(keys):
             # Channels not drawn yet meet zeros of the triangle.
-            shifted = mean + triangle @ scale_levels(x, levels=levels, dtype=mean.dtype)
+            y = scale_levels(x, levels=levels, dtype=mean.dtype)
+            shifted = mean + matmul(triangle, y)
             level = discretized_logistic.sample(
                 key_channel, shifted[channel], log_scale[channel], levels=levels
             )

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from vgm.densities.levels import half_width, nearest_level, on_levels, scale_levels
 from vgm.densities.normal import LOG_2PI
 from vgm.numerics import at_least_float32, log_ndtr, log_ndtr_remainder
+from vgm.precision import matmul
 from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
 
@@ -110,7 +111,7 @@ def _log_mean(c: Float[Array, " dim"], w: Float[Array, " dim"]) -> Float[Array, 
     """The last term of (2)."""
     nodes = jnp.asarray(0.5 * _NODES, c.dtype)[:, None] * w[None]
     values = jnp.exp(-c[None] * nodes - 0.5 * nodes**2)
-    return jnp.log(jnp.asarray(0.5 * _WEIGHTS, c.dtype) @ values)
+    return jnp.log(matmul(jnp.asarray(0.5 * _WEIGHTS, c.dtype), values))
 
 
 def sample(

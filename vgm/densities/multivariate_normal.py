@@ -6,6 +6,7 @@ import jax.scipy as jsp
 from jaxtyping import Array, Float
 
 from vgm.densities.normal import LOG_2PI, standard_log_prob
+from vgm.precision import matmul
 from vgm.shapes import require, require_same
 from vgm.types import PRNGKey, Scalar
 
@@ -75,7 +76,7 @@ def reparameterize(
 
 
 def _move(eps: Array, mean: Array, cholesky: Array) -> Array:
-    return mean + jnp.matmul(cholesky, eps, precision="highest")
+    return mean + matmul(cholesky, eps)
 
 
 def sample(

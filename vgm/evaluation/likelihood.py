@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from vgm.bounds import importance
 from vgm.bounds.elbo import ElboTerms
 from vgm.models.protocol import GenerativeModel, LatentVariableModel
+from vgm.precision import in_full_precision
 from vgm.shapes import require_positive
 from vgm.types import Batch, Condition, Observe, Params, PRNGKey
 
@@ -28,6 +29,7 @@ class Evidence(NamedTuple):
     effective_samples: np.ndarray
 
 
+@in_full_precision
 def example_terms(
     key: PRNGKey,
     params: Params,
@@ -67,6 +69,7 @@ def example_terms(
     return _map_batches(one_batch, key, data, observe, batch_size)
 
 
+@in_full_precision
 def example_bounds(
     key: PRNGKey,
     params: Params,
@@ -187,6 +190,7 @@ def batch_evidence(
     )
 
 
+@in_full_precision
 def example_evidence(
     key: PRNGKey,
     params: Params,

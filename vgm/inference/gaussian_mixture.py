@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from vgm.densities import mixture, multivariate_normal
 from vgm.inference import em
+from vgm.precision import matmul
 from vgm.types import PRNGKey, Scalar
 
 
@@ -109,7 +110,7 @@ def init(
         )
     chosen = jax.random.choice(key, len(x), (num_components,), replace=False)
     centred = x - jnp.mean(x, axis=0)[None]
-    covariance = centred.T @ centred / len(x)
+    covariance = matmul(centred.T, centred) / len(x)
     floor = ridge + 1e-6 * jnp.mean(jnp.diagonal(covariance))
     identity = jnp.eye(x.shape[1], dtype=x.dtype)
     cholesky = jnp.linalg.cholesky(covariance + floor * identity)

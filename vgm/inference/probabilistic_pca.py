@@ -20,6 +20,7 @@ from vgm.densities.normal import LOG_2PI
 from vgm.inference import em
 from vgm.oracles import linear_gaussian
 from vgm.oracles.linear_gaussian import LinearGaussian
+from vgm.precision import matmul
 from vgm.types import Scalar
 
 
@@ -87,9 +88,10 @@ def mean_log_evidence(model: LinearGaussian, data: Moments) -> Scalar:
     dim = len(data.mean)
     factor = jnp.linalg.cholesky(linear_gaussian.posterior_precision(model))
     to_mean = _to_posterior_mean(model)
-    rest = jnp.eye(dim, dtype=data.scatter.dtype) - model.weights @ to_mean
-    residual = jnp.sum((rest @ data.scatter) * rest) * jnp.exp(-2.0 * model.log_std)
-    latent = jnp.sum((to_mean @ data.scatter) * to_mean)
+    rest = jnp.eye(dim, dtype=data.scatter.dtype) - matmul(model.weights, to_mean)
+    residual = jnp.sum(matmul(rest, data.scatter) * rest)
+    residual *= jnp.exp(-2.0 * model.log_std)
+    latent = jnp.sum(matmul(to_mean, data.scatter) * to_mean)
     log_det = jnp.sum(jnp.log(jnp.diagonal(factor)))
     constant = dim * (0.5 * LOG_2PI + model.log_std)
     return -constant - log_det - 0.5 * (residual + latent)
@@ -191,5 +193,5 @@ def _to_posterior_mean(model: LinearGaussian) -> Float[Array, "latent data"]:
 
 def _statistics(model: LinearGaussian, data: Moments, covariance: Array) -> Statistics:
     to_mean = _to_posterior_mean(model)
-    x_z = data.scatter @ to_mean.T
-    return Statistics(x_z, covariance + to_mean @ x_z, data)
+    x_z = matmul(data.scatter, to_mean.T)
+    return Statistics(x_z, covariance + matmul(to_mean, x_z), data)

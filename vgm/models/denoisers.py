@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vgm.models.initializers import next_to_zero
 from vgm.models.networks import Vectors
 from vgm.shapes import rows
 
 Times = Float[Array, " batch"]
-ZEROS = nn.initializers.zeros
 
 
 def time_features(time: Times, num_features: int) -> Vectors:
@@ -118,8 +118,8 @@ class MLPDenoiser(nn.Module):
             inner = dense()(jax.nn.silu(norm()(h))) + dense()(embedding)
             inner = jax.nn.silu(norm()(inner))
             inner = nn.Dropout(self.dropout, deterministic=not train)(inner)
-            h = h + dense(kernel_init=ZEROS)(inner)
+            h = h + dense(kernel_init=next_to_zero)(inner)
         num_outputs = math.prod(z.shape[1:]) * self.num_outputs
-        outputs = nn.Dense(num_outputs, kernel_init=ZEROS, dtype=jnp.float32)
+        outputs = nn.Dense(num_outputs, kernel_init=next_to_zero, dtype=jnp.float32)
         x = outputs(jax.nn.silu(norm()(h)))
         return x.reshape(*z.shape, self.num_outputs)

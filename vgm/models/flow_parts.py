@@ -78,7 +78,7 @@ def coupling(event_shape: tuple[int, ...], step: Step, name: str) -> Layer:
     mlp = networks.MLP(
         step.hidden,
         (dim - split) * transform.num_params,
-        "zeros",
+        "next_to_zero",
         activation=step.activation,
         dropout=step.dropout,
     )

@@ -153,7 +153,7 @@ def continuous(event_shape: tuple[int, ...], step: Step, num_layers: int) -> Lay
     mlp = networks.MLP(
         step.hidden,
         math.prod(event_shape),
-        "zeros",
+        "next_to_zero",
         activation=step.activation,
         dropout=step.dropout,
     )

@@ -25,6 +25,7 @@ from vgm.densities.levels import scale_levels
 from vgm.errors import UserError
 from vgm.models import families, likelihoods
 from vgm.models.families import Outputs
+from vgm.precision import matmul
 from vgm.processes import gaussian
 from vgm.types import Event, Params, PRNGKey, Scalar
 
@@ -105,13 +106,13 @@ def _categorical_head(levels: int, degree: int) -> Head:
     def expand(
         outputs: Float[Array, "*event numbers"],
     ) -> Float[Array, "*event levels"]:
-        return outputs if basis is None else outputs @ basis
+        return outputs if basis is None else matmul(outputs, basis)
 
     def mean(outputs: Outputs, z: Event, gamma: Scalar) -> Event:
         logits = outputs + gaussian.level_evidence(z, gamma, values)
-        # An error of the mean is one of eps over sigma: no shortened products.
+        # An error of the mean is one of eps over sigma.
         mass = jax.nn.softmax(logits, axis=-1)
-        return jnp.matmul(mass, values, precision="highest")
+        return matmul(mass, values)
 
     histogram = likelihoods.likelihood("categorical", levels=levels).initial_bias
     return Head(

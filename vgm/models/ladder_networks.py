@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from vgm.models.conditions import require_context
 from vgm.models.convolutions import Conv
-from vgm.models.networks import ACTIVATIONS, INITIALIZERS, Vectors
+from vgm.models.initializers import next_to_zero
+from vgm.models.networks import ACTIVATIONS, Vectors
 
 Maps = Float[Array, "batch _ _ _"]
 
@@ -71,7 +72,7 @@ class Bottleneck(nn.Module):
         side = 3 if x.shape[1] > 1 else 1
         h = Conv(self.hidden, (side, side))(act(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(act(h))
-        init = scaled(self.depth) if self.depth else INITIALIZERS["zeros"]
+        init = scaled(self.depth) if self.depth else next_to_zero
         return nn.Dense(self.channels, kernel_init=init)(h)
 
 
@@ -128,9 +129,9 @@ class Head(nn.Module):
         batch, side = x.shape[:2]
         height, _, *outputs = self.output_shape
         patch = height // side
-        x = nn.Dense(
-            patch * patch * math.prod(outputs), kernel_init=INITIALIZERS["zeros"]
-        )(ACTIVATIONS[self.activation](x))
+        x = nn.Dense(patch * patch * math.prod(outputs), kernel_init=next_to_zero)(
+            ACTIVATIONS[self.activation](x)
+        )
         x = x.reshape(batch, side, side, patch, patch, -1)
         return jnp.swapaxes(x, 2, 3).reshape(batch, *self.output_shape)
 

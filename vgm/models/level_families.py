@@ -16,6 +16,7 @@ from vgm.models.families import (
     Outputs,
     batch_moments,
 )
+from vgm.precision import matmul
 from vgm.types import Scalar
 
 
@@ -45,7 +46,7 @@ def categorical(levels: int) -> Likelihood:
 
     def mean(outputs: Outputs) -> Event:
         weights = jax.nn.softmax(outputs, axis=-1)
-        return weights @ jnp.arange(levels, dtype=outputs.dtype)
+        return matmul(weights, jnp.arange(levels, dtype=outputs.dtype))
 
     return Likelihood(
         num_outputs=levels,

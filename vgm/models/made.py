@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vgm.models.conditions import require_context
-from vgm.models.networks import ACTIVATIONS, INITIALIZERS, Vectors
+from vgm.models.initializers import INITIALIZERS, next_to_zero
+from vgm.models.networks import ACTIVATIONS, Vectors
 
 Degrees = Int[Array, " _"]
 
@@ -83,7 +84,7 @@ class MADE(nn.Module):
         inputs = jnp.arange(dim) + 1
         outputs = jnp.repeat(inputs, self.num_params)
         last = functools.partial(
-            MaskedDense, dim * self.num_params, kernel_init="zeros"
+            MaskedDense, dim * self.num_params, kernel_init="next_to_zero"
         )
         value, degrees = x, inputs
         for width in self.hidden:
@@ -102,6 +103,6 @@ class MADE(nn.Module):
         if context is not None:
             # Of the first number no hidden unit may say anything: the context does.
             flat = flat + nn.Dense(
-                flat.shape[-1], use_bias=False, kernel_init=INITIALIZERS["zeros"]
+                flat.shape[-1], use_bias=False, kernel_init=next_to_zero
             )(context)
         return flat.reshape(len(x), dim, self.num_params)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from vgm.errors import UserError
 from vgm.models.conditions import require_context
 from vgm.models.convolutions import Conv, ConvTranspose
+from vgm.models.initializers import INITIALIZERS, next_to_zero
 from vgm.shapes import rows
 from vgm.types import Params, PRNGKey
 
@@ -25,12 +26,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "silu": jax.nn.silu,
     "gelu": jax.nn.gelu,
-}
-INITIALIZERS = {
-    "lecun_normal": nn.initializers.lecun_normal(),
-    "glorot_uniform": nn.initializers.glorot_uniform(),
-    "small": nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal"),
-    "zeros": nn.initializers.zeros,
 }
 
 Vectors = Float[Array, "batch _"]
@@ -46,8 +41,8 @@ class MLP(nn.Module):
     Attributes:
         hidden: Widths of the hidden layers.
         num_outputs: Width of the linear layer.
-        output_init: A name of ``INITIALIZERS``, for the linear layer; with zeros a
-            decoder starts at its output bias, the fit of each coordinate alone.
+        output_init: A name of ``INITIALIZERS``, for the linear layer; next to
+            zero, a decoder starts at its output bias, the fit of each coordinate alone.
         activation: A name of ``ACTIVATIONS``.
         kernel_init: A name of ``INITIALIZERS``.
         dropout: Probability of dropping a hidden unit while training.
@@ -159,7 +154,7 @@ class ConvDecoder(nn.Module):
             math.prod(outputs),
             (4, 4),
             strides=(2, 2),
-            kernel_init=INITIALIZERS["zeros"],
+            kernel_init=next_to_zero,
         )
         return last(x).reshape(len(z), *self.output_shape)
 
@@ -295,6 +290,6 @@ class ConvConditioner(nn.Module):
         outputs = Conv(
             self.num_channels * self.num_params,
             (3, 3),
-            kernel_init=INITIALIZERS["zeros"],
+            kernel_init=next_to_zero,
         )(jax.nn.relu(hidden))
         return outputs.reshape(*x.shape[:-1], self.num_channels, self.num_params)

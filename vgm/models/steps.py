@@ -57,7 +57,7 @@ def step_networks(
     return tuple(
         StepNetworks(
             MLP(hidden, 2 * above, "small", **shared),
-            MLP(hidden[::-1], 2 * below, "zeros", **shared),
+            MLP(hidden[::-1], 2 * below, "next_to_zero", **shared),
             (below, above),
             len(list(steps)),
         )

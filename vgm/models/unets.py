@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from vgm.errors import UserError
 from vgm.models.convolutions import Conv
-from vgm.models.denoisers import ZEROS, TimeEmbedding, Times, Vectors, fourier_features
+from vgm.models.denoisers import TimeEmbedding, Times, Vectors, fourier_features
+from vgm.models.initializers import next_to_zero
 
 Images = Float[Array, "batch height width _"]
 
@@ -44,7 +45,7 @@ class ResidualBlock(nn.Module):
         h = h + dense()(embedding)[:, None, None, :]
         h = jax.nn.silu(_norm(self.channels, self.dtype)(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = conv(kernel_init=ZEROS)(h)
+        h = conv(kernel_init=next_to_zero)(h)
         if x.shape[-1] != self.channels:
             x = dense()(x)
         return x + h
@@ -69,7 +70,7 @@ class Attention(nn.Module):
         attended = jax.nn.dot_product_attention(
             query[:, :, None], key[:, :, None], value[:, :, None]
         )[:, :, 0]
-        out = dense(kernel_init=ZEROS)(attended)
+        out = dense(kernel_init=next_to_zero)(attended)
         return x + out.reshape(x.shape)
 
 
@@ -243,5 +244,5 @@ def _double(x: Images) -> Float[Array, "batch double_height double_width _"]:
 def _read_out(x: Images, z: Images, num_outputs: int) -> Array:
     """The last layer, in float32."""
     x = jax.nn.silu(_norm(x.shape[-1], jnp.float32)(x))
-    x = Conv(z.shape[-1] * num_outputs, (3, 3), kernel_init=ZEROS)(x)
+    x = Conv(z.shape[-1] * num_outputs, (3, 3), kernel_init=next_to_zero)(x)
     return x.reshape(*z.shape, num_outputs)

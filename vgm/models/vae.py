@@ -62,7 +62,7 @@ def mlp(
     decoder = networks.MLP(
         hidden[::-1],
         math.prod(output_shape),
-        "zeros",
+        "next_to_zero",
         use_output_bias=False,
         **shared,
     )

@@ -21,6 +21,7 @@ import jax.scipy as jsp
 from jaxtyping import Array, Float
 
 from vgm.densities import multivariate_normal
+from vgm.precision import matmul
 from vgm.types import PRNGKey, Scalar
 
 
@@ -70,7 +71,7 @@ def log_prob(
     Returns:
         The log density.
     """
-    mean = conditional.weights @ z + conditional.bias
+    mean = matmul(conditional.weights, z) + conditional.bias
     return multivariate_normal.log_prob(y, mean, conditional.cholesky)
 
 
@@ -87,14 +88,14 @@ def sample(
     Returns:
         The event.
     """
-    mean = conditional.weights @ z + conditional.bias
+    mean = matmul(conditional.weights, z) + conditional.bias
     return multivariate_normal.sample(key, mean, conditional.cholesky)
 
 
 def _sample_and_log_prob(
     key: PRNGKey, conditional: Conditional, z: Float[Array, " input"]
 ) -> tuple[Float[Array, " output"], Scalar]:
-    mean = conditional.weights @ z + conditional.bias
+    mean = matmul(conditional.weights, z) + conditional.bias
     eps = jax.random.normal(key, mean.shape, mean.dtype)
     return multivariate_normal.reparameterize(eps, mean, conditional.cholesky)
 
@@ -133,12 +134,12 @@ def marginals(chain: Chain) -> tuple[Marginal, ...]:
     laws = [Marginal(top.bias, top.cholesky)]
     for layer in reversed(chain):
         mean, covariance = laws[0]
-        noise = layer.cholesky @ layer.cholesky.T
+        noise = matmul(layer.cholesky, layer.cholesky.T)
         laws.insert(
             0,
             Marginal(
-                layer.weights @ mean + layer.bias,
-                layer.weights @ covariance @ layer.weights.T + noise,
+                matmul(layer.weights, mean) + layer.bias,
+                matmul(layer.weights, covariance, layer.weights.T) + noise,
             ),
         )
     return tuple(laws)
@@ -168,14 +169,15 @@ def invert(law: Marginal, conditional: Conditional) -> Conditional:
     Returns:
         z given y, for every y.
     """
-    noise = conditional.cholesky @ conditional.cholesky.T
-    cross = conditional.weights @ law.covariance
-    total = cross @ conditional.weights.T + noise
+    noise = matmul(conditional.cholesky, conditional.cholesky.T)
+    cross = matmul(conditional.weights, law.covariance)
+    total = matmul(cross, conditional.weights.T) + noise
     gain = jsp.linalg.solve(total, cross, assume_a="pos").T
     # Joseph's form: a sum of squares, so that the covariance stays positive.
-    keep = jnp.eye(len(law.mean), dtype=gain.dtype) - gain @ conditional.weights
-    covariance = keep @ law.covariance @ keep.T + gain @ noise @ gain.T
-    bias = law.mean - gain @ (conditional.weights @ law.mean + conditional.bias)
+    keep = jnp.eye(len(law.mean), dtype=gain.dtype) - matmul(gain, conditional.weights)
+    covariance = matmul(keep, law.covariance, keep.T) + matmul(gain, noise, gain.T)
+    expected = matmul(conditional.weights, law.mean) + conditional.bias
+    bias = law.mean - matmul(gain, expected)
     return Conditional(gain, bias, jnp.linalg.cholesky(covariance))
 
 
@@ -206,14 +208,13 @@ def top_down_posterior(chain: Chain, x: Float[Array, " data"]) -> Chain:
     to_data, posterior = chain[0], []
     for layer in (*chain[1:], prior):
         # Given z_{t+1}: the layer's weights carry its dependence, the rest is Bayes.
-        noise = layer.cholesky @ layer.cholesky.T
+        noise = matmul(layer.cholesky, layer.cholesky.T)
         law = Marginal(layer.bias, noise)
         given_x = invert(law, to_data)
-        keep = (
-            jnp.eye(len(layer.bias), dtype=x.dtype) - given_x.weights @ to_data.weights
-        )
-        bias = given_x.weights @ x + given_x.bias
-        posterior.append(Conditional(keep @ layer.weights, bias, given_x.cholesky))
+        seen = matmul(given_x.weights, to_data.weights)
+        weights = matmul(jnp.eye(len(seen), dtype=x.dtype) - seen, layer.weights)
+        bias = matmul(given_x.weights, x) + given_x.bias
+        posterior.append(Conditional(weights, bias, given_x.cholesky))
         to_data = compose(to_data, layer)
     return tuple(posterior)
 
@@ -228,11 +229,11 @@ def compose(lower: Conditional, upper: Conditional) -> Conditional:
     Returns:
         x given z, y integrated out.
     """
-    spread = lower.weights @ upper.cholesky
-    covariance = spread @ spread.T + lower.cholesky @ lower.cholesky.T
+    spread = matmul(lower.weights, upper.cholesky)
+    covariance = matmul(spread, spread.T) + matmul(lower.cholesky, lower.cholesky.T)
     return Conditional(
-        lower.weights @ upper.weights,
-        lower.weights @ upper.bias + lower.bias,
+        matmul(lower.weights, upper.weights),
+        matmul(lower.weights, upper.bias) + lower.bias,
         jnp.linalg.cholesky(covariance),
     )
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from vgm.densities import normal
 from vgm.densities.normal import LOG_2PI
 from vgm.divergences import kl_multivariate_normal
+from vgm.precision import matmul
 from vgm.shapes import require
 from vgm.types import Scalar
 
@@ -59,7 +60,7 @@ def log_likelihood(
     Returns:
         The log density of x given z.
     """
-    mean = model.weights @ z + model.bias
+    mean = matmul(model.weights, z) + model.bias
     return normal.log_prob(x, mean, jnp.broadcast_to(model.log_std, x.shape))
 
 
@@ -93,7 +94,7 @@ def log_evidence(model: LinearGaussian, x: Float[Array, " data"]) -> Scalar:
         The exact log evidence.
     """
     factor = jnp.linalg.cholesky(posterior_precision(model))
-    scaled = model.weights.T @ (x - model.bias) * jnp.exp(-2.0 * model.log_std)
+    scaled = matmul(model.weights.T, x - model.bias) * jnp.exp(-2.0 * model.log_std)
     mean = jsp.linalg.cho_solve((factor, True), scaled)
     log_determinant = jnp.sum(jnp.log(jnp.diagonal(factor)))
     return log_joint(model, x, mean) + 0.5 * mean.size * LOG_2PI - log_determinant
@@ -111,7 +112,7 @@ def posterior(model: LinearGaussian, x: Float[Array, " data"]) -> Normal:
     """
     precision = posterior_precision(model)
     factor = jsp.linalg.cho_factor(precision, lower=True)
-    scaled = model.weights.T @ (x - model.bias) * jnp.exp(-2.0 * model.log_std)
+    scaled = matmul(model.weights.T, x - model.bias) * jnp.exp(-2.0 * model.log_std)
     covariance = jsp.linalg.cho_solve(factor, jnp.eye(len(precision), dtype=x.dtype))
     return Normal(jsp.linalg.cho_solve(factor, scaled), jnp.linalg.cholesky(covariance))
 
@@ -125,7 +126,7 @@ def posterior_precision(model: LinearGaussian) -> Float[Array, "latent latent"]:
     Returns:
         The precision matrix P.
     """
-    gram = model.weights.T @ model.weights
+    gram = matmul(model.weights.T, model.weights)
     return gram * jnp.exp(-2.0 * model.log_std) + jnp.eye(len(gram), dtype=gram.dtype)
 
 
@@ -159,7 +160,8 @@ def elbo(model: LinearGaussian, x: Float[Array, " data"], q: Normal) -> Scalar:
     Returns:
         E_q log p(x | z) - KL(q || p(z)).
     """
-    spread = jnp.sum((model.weights @ q.cholesky) ** 2) * jnp.exp(-2.0 * model.log_std)
+    spread = jnp.sum(matmul(model.weights, q.cholesky) ** 2)
+    spread *= jnp.exp(-2.0 * model.log_std)
     reconstruction = log_likelihood(model, x, q.mean) - 0.5 * spread
     origin = jnp.zeros_like(q.mean)
     identity = jnp.eye(origin.size, dtype=origin.dtype)
@@ -193,9 +195,10 @@ def renyi(
     require("renyi: alpha", alpha, ())
     b = 1.0 - alpha
     precision = posterior_precision(model)
-    scales, vectors = jnp.linalg.eigh(q.cholesky.T @ precision @ q.cholesky)
+    scales, vectors = jnp.linalg.eigh(matmul(q.cholesky.T, precision, q.cholesky))
     shift = q.mean - posterior(model, x).mean
-    u = vectors.T @ jsp.linalg.solve_triangular(q.cholesky, shift, lower=True)
+    whitened = jsp.linalg.solve_triangular(q.cholesky, shift, lower=True)
+    u = matmul(vectors.T, whitened)
     rest = scales - 1.0
     improper = jnp.any(b * rest <= -1.0)
     growth = jnp.where(improper, 0.0, b * rest)

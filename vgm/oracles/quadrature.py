@@ -106,4 +106,4 @@ def posterior_mean(
     """
     weights = jax.nn.softmax(_values(log_joint, grid))
     values = jax.vmap(function)(grid.points)
-    return jnp.tensordot(weights, values, axes=1)
+    return jnp.tensordot(weights, values, axes=1, precision="highest")
