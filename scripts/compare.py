@@ -3,7 +3,6 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +12,9 @@ from vgm.evaluation import estimates, figures
 from vgm.experiment import directory, numbers, storage
 from vgm.experiment.tables import number
 
-SAME = (
-    *("observation", "binarization", "data", "split", "conditional", "target"),
-    "test_digest",
-)
+DIGESTS = {"test_digest": "examples", "labels_digest": "labels"}
+SAME = ["observation", "binarization", "data", "split", "conditional", "target"]
+SAME += ["levels", *DIGESTS]
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,10 @@ def _require_comparable(finished: list[tuple[Path, dict]]) -> None:
     first_path, first = finished[0]
     for path, result in finished[1:]:
         for name in SAME:
-            before, after = _of(first_path, first, name), _of(path, result, name)
-            if before != after and name == "test_digest":
+            before, after = first.get(name), result.get(name)
+            if before != after and name in DIGESTS:
                 raise UserError(
-                    f"{path} and {first_path} report on different examples of "
+                    f"{path} and {first_path} report on different {DIGESTS[name]} of "
                     f"{first['data']!r}: their numbers cannot be compared; compare "
                     "runs of one data.path"
                 )
@@ -81,16 +79,6 @@ def _require_comparable(finished: list[tuple[Path, dict]]) -> None:
                     f"{path} has {name} {after!r}, {first_path} has {before!r}: their "
                     f"numbers cannot be compared; compare runs of one {name}"
                 )
-
-
-def _of(path: Path, result: dict, name: str) -> Any:
-    if name in result or name not in ("conditional", "target"):
-        return result.get(name)
-    # A result of an earlier version: its configuration says it.
-    config, _ = directory.read_config(path)
-    if name == "conditional":
-        return config.model.conditional
-    return None if config.flow.target == "none" else config.flow.target
 
 
 def _draw(path: Path, finished: list[tuple[Path, dict]]) -> None:

@@ -29,7 +29,7 @@ from vgm.models import (
     priors,
     unets,
 )
-from vgm.training import checkpoints, objective, step
+from vgm.training import checkpoints, objective, optimizers, step
 from vgm.types import Batch
 
 # ---- draws
@@ -297,7 +297,7 @@ def test_an_objective_is_the_mean_over_its_draws(of, key):
 
 
 def test_the_warm_up_ends_at_one():
-    found = [float(objective.kl_warmup(jnp.asarray(n), 4)) for n in range(7)]
+    found = [float(optimizers.kl_warmup(jnp.asarray(n), 4)) for n in range(7)]
     np.testing.assert_allclose(found, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0])
 
 

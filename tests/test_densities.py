@@ -664,6 +664,43 @@ LEVEL_DENSITIES = {
 }
 
 
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8])
+@pytest.mark.parametrize("name", LEVEL_DENSITIES)
+def test_narrow_integers_are_levels_too(unchecked, name, dtype):
+    """In bytes 299 would be 43, and 255 with a sign -1."""
+    log_prob = jax.jit(LEVEL_DENSITIES[name], static_argnums=1)
+    for levels in (256, 300):
+        for level in (1, 127):
+            expected = log_prob(jnp.asarray([level], jnp.int32), levels)
+            assert np.isfinite(expected)
+            assert log_prob(jnp.asarray([level], dtype), levels) == expected
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("density", [discretized_logistic, discretized_normal])
+def test_discretised_masses_have_second_derivatives(density, levels):
+    """At any scale; where there is a difference of gradients to compare by, that."""
+
+    def log_prob(place, x):
+        return density.log_prob(x[None], place[:1], place[1:], levels=levels)
+
+    hessian = jax.jit(jax.vmap(jax.hessian(log_prob)))
+    x = jnp.asarray([0, levels // 2, levels - 1])
+    grid = jnp.meshgrid(jnp.linspace(-1.2, 1.2, 25), jnp.linspace(-12.0, 6.0, 37), x)
+    mean, log_scale, level = (part.ravel() for part in grid)
+    found = hessian(jnp.stack([mean, log_scale], axis=-1), level.astype(int))
+    assert np.isfinite(found).all()
+    with jax.enable_x64(True):
+        places = jnp.asarray([[-0.3, -3.0], [0.4, -1.5], [0.05, -0.5]])
+        gradient, step = jax.jit(jax.vmap(jax.grad(log_prob))), 1e-5
+        for axis in range(2):
+            move = step * jnp.eye(2)[axis][None]
+            rise = gradient(places + move, x) - gradient(places - move, x)
+            exact = jax.jit(jax.vmap(jax.hessian(log_prob)))(places, x)[:, axis]
+            # The rounding of a gradient of about 1000 over the step.
+            np.testing.assert_allclose(exact, rise / (2 * step), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", LEVEL_DENSITIES)
 def test_what_is_no_level_has_no_mass(name):
     """An index beyond the table would be clamped or wrapped, an edge be left open."""

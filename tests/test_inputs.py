@@ -18,7 +18,7 @@ from scipy import special
 from scipy.stats import norm
 from small import small_ladder, small_vae
 
-from vgm import bijections, divergences
+from vgm import bijections, divergences, numerics
 from vgm.bijections import autoregressive as autoregressive_bijections
 from vgm.bijections import elementwise, linear, transforms
 from vgm.bounds import diffusion as bound
@@ -42,7 +42,7 @@ from vgm.densities import (
 )
 from vgm.densities import multivariate_normal as mvn
 from vgm.errors import UserError
-from vgm.evaluation import estimates
+from vgm.evaluation import estimates, likelihood
 from vgm.inference import em
 from vgm.models import (
     autoregressive,
@@ -53,8 +53,11 @@ from vgm.models import (
     likelihoods,
     made,
     noise,
+    posteriors,
     priors,
 )
+from vgm.models.amortised import VAE
+from vgm.models.hierarchical_vae import markov
 from vgm.oracles import beta_bernoulli, enumeration, linear_chain, quadrature
 from vgm.processes import gaussian, schedules
 from vgm.samplers import diffusion as samplers
@@ -641,3 +644,106 @@ def test_weights_of_another_shape_are_no_batch(key):
     params = jax.jit(model.init)(key, x)
     with pytest.raises(ValueError, match=r"values \(5,\), weight \(5, 1\)"):
         objective.negative_elbo(model)(key, params, Batch(x, None, np.ones((5, 1))))
+
+
+def test_an_example_of_weight_zero_does_not_count_whatever_it_is():
+    """One outside a density's support must not make the batch's loss NaN."""
+    for value in (np.nan, np.inf, -np.inf):
+        values, weight = jnp.asarray([3.0, value]), jnp.asarray([0.5, 0.0])
+        loss, slope = jax.value_and_grad(objective.weighted_mean)(values, weight)
+        assert loss == 3.0
+        assert slope.tolist() == [1.0, 0.0]
+
+
+def test_a_falling_gamma_has_no_bound():
+    """Log SNR for gamma: its terms would fall without an end as a network learns."""
+    fall, error = jnp.asarray(-0.3), jnp.ones(2)
+    assert np.isnan(bound.denoising_matching(error, fall))
+    assert np.isnan(bound.denoising_matching_continuous(error, fall))
+    assert bound.denoising_matching(error, 0.0 * fall) == 0.0
+
+
+def test_bytes_are_dequantised_as_integers_are():
+    x, w = jnp.asarray([1, 200]), jnp.asarray([0.3, -2.0])
+    wide = flow_bound.dequantize(x, w, levels=300)
+    narrow = flow_bound.dequantize(x.astype(jnp.uint8), w, levels=300)
+    chex.assert_trees_all_equal(narrow, wide)
+
+
+def test_integers_are_numbers_to_an_exponential():
+    expected = 0.5 * (np.expm1(1.0) - 1.0 + np.expm1(2.0) - 2.0)
+    found = numerics.sum_half_expm1_minus(jnp.asarray([1, 2]), jnp.zeros(2, int))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+class Constant(nn.Module):
+    """Zeros of a shape, whatever it reads."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x, condition, *, train):
+        return jnp.zeros((len(x), *self.shape))
+
+
+OUTPUTS = {
+    "decoder of one for two": ((4,), (3, 1), "the network's outputs must have shape"),
+    "flat decoder": ((4,), (6,), "the network's outputs must have shape"),
+    "encoder of one for two": ((2,), (3, 2), "the encoder's outputs must have shape"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_networks_of_ones_own_give_as_many_outputs_as_are_read(key, name):
+    """Broadcast, one output would be both mean and log scale."""
+    encoder, decoder, said = OUTPUTS[name]
+    family = likelihoods.likelihood("normal")
+    model = VAE(
+        Constant(encoder),
+        Constant(decoder),
+        family,
+        posteriors.diagonal(2),
+        priors.standard_normal(2),
+    )
+    x = jax.random.normal(key, (5, 3))
+    with pytest.raises(ValueError, match=said):
+        model.elbo_terms(key, model.init(key, x), x)
+
+
+def test_a_prior_is_of_the_posteriors_latents(key):
+    networks = Constant((4,)), Constant((3, 2))
+    family = likelihoods.likelihood("normal")
+    model = VAE(*networks, family, posteriors.diagonal(2), priors.standard_normal(3))
+    x = jax.random.normal(key, (5, 3))
+    with pytest.raises(ValueError, match=re.escape("the prior is of latents (3,)")):
+        model.elbo_terms(key, model.init(key, x), x)
+
+
+def test_levels_that_are_reals_are_refused_from_the_start(key):
+    model = small_vae(likelihood="categorical", levels=4)
+    with pytest.raises(TypeError, match=re.escape("levels are integers 0 .. 3; got")):
+        model.init(key, jnp.ones((5, 6)))
+
+
+def test_free_nats_are_of_divergences():
+    """The terms between the layers of a chain are signed."""
+    model = markov(small_vae(), latent_dims=(2, 1), hidden=(4,))
+    with pytest.raises(UserError, match="free_nats needs divergences"):
+        objective.negative_elbo(model, free_nats=0.5)
+    objective.negative_elbo(model, kl_weight=0.5)
+
+
+def test_a_model_of_ones_own_may_call_its_arguments_what_it_likes(key):
+    class Own(type(small_vae())):
+        def encode(self, p, data, c=None):
+            return super().encode(p, data, c)
+
+    given = vars(small_vae())
+    model, plain = Own(**given), type(small_vae())(**given)
+    x = jax.random.bernoulli(key, 0.5, (4, 6)).astype(float)
+    params, data = model.init(key, x), Batch(x, None, jnp.ones(4))
+    measure = {"observe": lambda key, x: x, "batch_size": 4}
+    measure |= {"num_samples": 3, "chunk_size": 3}
+    found = likelihood.example_evidence(key, params, data, model=model, **measure)
+    expected = likelihood.example_evidence(key, params, data, model=plain, **measure)
+    np.testing.assert_array_equal(found.log_evidence, expected.log_evidence)

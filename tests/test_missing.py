@@ -1,5 +1,7 @@
 """Missing numbers: the bound is on what was observed; imputation; where nats go."""
 
+from types import SimpleNamespace
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,14 @@ import train
 from compilation import whole
 from draws import normals
 from scipy import stats
+from small import changed, small_ladder
 
 import vgm
 from vgm import data, models
 from vgm.bounds import importance
 from vgm.errors import UserError
 from vgm.evaluation import estimates, imputation, surgery
+from vgm.experiment import results
 from vgm.models import likelihoods
 from vgm.oracles import linear_gaussian
 from vgm.training import objective
@@ -320,3 +324,11 @@ def test_paired_differences_have_the_error_of_the_difference():
     np.testing.assert_allclose(found.mean, gain.mean(), rtol=1e-10)
     np.testing.assert_allclose(found.stderr, gain.std(ddof=1) / 20, rtol=1e-10)
     assert found.stderr < 0.05 * estimates.estimate(before).stderr
+
+
+def test_surgery_has_one_prior(unchecked):
+    """Given its class, the prior of a ladder is another for each."""
+    config = changed("ladder-mnist", {"model.conditional": True})
+    experiment = SimpleNamespace(model=small_ladder(num_classes=10), config=config)
+    with pytest.raises(UserError, match="--surgery needs one prior"):
+        results.dissect(experiment, {})

@@ -156,7 +156,7 @@ def sum_half_expm1_minus(
         Sum of (exp(x) - 1 - x) / 2 + plus.
     """
     x, plus = jnp.broadcast_arrays(x, plus)
-    dtype = jnp.result_type(x, plus)
+    dtype = jnp.result_type(x, plus, float)
     # Half precision has neither the digits nor the exponents.
     x, plus = (part.astype(jnp.promote_types(dtype, jnp.float32)) for part in (x, plus))
     # XLA's CPU backend computes the summands in one loop and their sum in another: what

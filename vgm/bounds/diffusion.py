@@ -117,13 +117,13 @@ def denoising_matching(error: Event, increment: Scalar) -> Scalar:
         increment: gamma_t - gamma_s.
 
     Returns:
-        The divergence of one step, in nats.
+        The divergence of one step, in nats; NaN if gamma falls.
 
     Raises:
         ValueError: If the increment is not one number.
     """
     require("diffusion.denoising_matching: increment", increment, ())
-    return 0.5 * jnp.expm1(increment) * jnp.sum(error**2)
+    return 0.5 * _risen(jnp.expm1(increment)) * jnp.sum(error**2)
 
 
 def denoising_matching_continuous(error: Event, derivative: Scalar) -> Scalar:
@@ -138,13 +138,18 @@ def denoising_matching_continuous(error: Event, derivative: Scalar) -> Scalar:
         derivative: d gamma / dt.
 
     Returns:
-        Nats per unit of time.
+        Nats per unit of time; NaN if gamma falls.
 
     Raises:
         ValueError: If the derivative is not one number.
     """
     require("diffusion.denoising_matching_continuous: derivative", derivative, ())
-    return 0.5 * derivative * jnp.sum(error**2)
+    return 0.5 * _risen(derivative) * jnp.sum(error**2)
+
+
+def _risen(growth: Scalar) -> Scalar:
+    """With log SNR in the place of gamma, a bound would rise without an end."""
+    return jnp.where(growth < 0.0, jnp.nan, growth)
 
 
 def prior_matching(x: Event, gamma_max: Scalar) -> Scalar:

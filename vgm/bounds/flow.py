@@ -12,6 +12,7 @@ with a q of its own (Theis et al. 2016; Ho et al. 2019, eq. 8),
     log P(x) >= E_q(u | x) [ log p(y) + log |dy/du| - log q(u | x) ].                (2)
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -20,7 +21,7 @@ from jaxtyping import Array, Int
 
 from vgm.bijections import Bijection
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
-from vgm.densities.levels import require_integers
+from vgm.densities.levels import integers
 from vgm.numerics import log_sigmoid
 from vgm.shapes import require, require_same
 from vgm.types import Event, PRNGKey, Scalar
@@ -190,11 +191,11 @@ def dequantize(
         TypeError: If x are no integers.
     """
     require_same("dequantize", x=x, w=w)
-    require_integers(x, levels)
+    x = integers(x, levels)
     log_u, log_rest_u = log_sigmoid(w), log_sigmoid(-w)
     log_y = jnp.logaddexp(jnp.log(x.astype(w.dtype)), log_u)
     log_rest = jnp.logaddexp(jnp.log((levels - 1 - x).astype(w.dtype)), log_rest_u)
-    slope = jnp.log(jnp.asarray(levels, w.dtype)) - log_y - log_rest
+    slope = math.log(levels) - log_y - log_rest
     return log_y - log_rest, jnp.sum(slope + log_u + log_rest_u)
 
 

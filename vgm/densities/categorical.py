@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vgm.densities.levels import on_levels, require_integers
+from vgm.densities.levels import integers, on_levels
 from vgm.shapes import require
 from vgm.types import PRNGKey, Scalar
 
@@ -31,7 +31,7 @@ def log_prob(x: Int[Array, "*event"], logits: Float[Array, "*event levels"]) -> 
     """
     x, logits = jnp.asarray(x), jnp.asarray(logits)
     require("categorical.log_prob: logits", logits, (*x.shape, logits.shape[-1]))
-    require_integers(x, logits.shape[-1])
+    x = integers(x, logits.shape[-1])
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, logits = x.ravel(), logits.reshape(x.size, logits.shape[-1])
     # Relative to the largest: a common offset costs no digits.

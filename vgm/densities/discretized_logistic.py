@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vgm.densities.levels import half_width, nearest_level, on_levels, scale_levels
+from vgm.densities.levels import (
+    half_width,
+    integers,
+    log1mexp,
+    nearest_level,
+    on_levels,
+    scale_levels,
+)
 from vgm.numerics import at_least_float32, log_sigmoid
 from vgm.shapes import require_same
 from vgm.types import PRNGKey, Scalar
@@ -52,6 +59,7 @@ def log_prob(
     x, mean, log_scale = require_same(
         "discretized_logistic.log_prob", x=x, mean=mean, log_scale=log_scale
     )
+    x = integers(x, levels)
     # Flat, so that XLA's CPU backend vectorises the sum over any event shape.
     x, mean, log_scale = x.ravel(), mean.ravel(), log_scale.ravel()
     mean, log_scale = at_least_float32(mean), at_least_float32(log_scale)
@@ -65,7 +73,7 @@ def log_prob(
         + jnp.where(x > 0, log_sigmoid(-lower), 0.0)
         + jnp.where(
             (x > 0) & (x < levels - 1),
-            jax.nn.log1mexp(2.0 * half * inverse_scale),
+            log1mexp(2.0 * half * inverse_scale),
             0.0,
         )
     )

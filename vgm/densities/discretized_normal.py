@@ -18,7 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vgm.densities.levels import half_width, nearest_level, on_levels, scale_levels
+from vgm.densities.levels import (
+    half_width,
+    integers,
+    log1mexp,
+    nearest_level,
+    on_levels,
+    scale_levels,
+)
 from vgm.densities.normal import LOG_2PI
 from vgm.numerics import at_least_float32, log_ndtr, log_ndtr_remainder
 from vgm.precision import matmul
@@ -60,7 +67,7 @@ def log_prob(
     x, mean, log_std = require_same(
         "discretized_normal.log_prob", x=x, mean=mean, log_std=log_std
     )
-    x, mean, log_std = x.ravel(), mean.ravel(), log_std.ravel()
+    x, mean, log_std = integers(x, levels).ravel(), mean.ravel(), log_std.ravel()
     mean, log_std = at_least_float32(mean), at_least_float32(log_std)
     half = half_width(levels)
     inverse_std = jnp.exp(-log_std)
@@ -101,7 +108,7 @@ def _log_mass(
     narrow = (width < 1.0) & (centre * width > -1.0)
     # Both branches are evaluated: each sees only inputs inside its range.
     log_ratio = jnp.where(narrow, 1.0, log_ratio)
-    by_difference = log_upper + jax.nn.log1mexp(log_ratio)
+    by_difference = log_upper + log1mexp(log_ratio)
     c, w = jnp.where(narrow, centre, 0.0), jnp.where(narrow, width, 1.0)
     by_quadrature = -0.5 * (c**2 + LOG_2PI) + jnp.log(w) + _log_mean(c, w)
     return jnp.where(narrow, by_quadrature, by_difference)

@@ -1,5 +1,6 @@
 """Integer levels: which integers are any, and where they lie on [-1, 1]."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,17 +27,19 @@ def on_levels(
     Raises:
         TypeError: If x are no integers.
     """
-    require_integers(x, levels)
-    # Not x < levels: where x are bytes, 256 is none.
-    return jnp.where((x >= 0) & (x <= levels - 1), log_mass, -jnp.inf)
+    x = integers(x, levels)
+    return jnp.where((x >= 0) & (x < levels), log_mass, -jnp.inf)
 
 
-def require_integers(x: Array, levels: int) -> None:
-    """Check that observations can be levels.
+def integers(x: Array, levels: int) -> Array:
+    """Observations as integers that hold every level: 256 is none of a byte's.
 
     Args:
         x: Observations.
         levels: Number of levels.
+
+    Returns:
+        Integers of 32 bits or more.
 
     Raises:
         TypeError: If they are no integers.
@@ -46,6 +49,28 @@ def require_integers(x: Array, levels: int) -> None:
             f"levels are integers 0 .. {levels - 1}; got {x.dtype}: images scaled to "
             "[0, 1] are to be rounded to levels, or are a density's"
         )
+    return x.astype(jnp.promote_types(x.dtype, jnp.int32))
+
+
+def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Log(1 - exp(-x)) of positive numbers, with derivatives of any order.
+
+    ``jax.nn.log1mexp`` has the first alone: its second is inf / inf where x is large.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> float(jax.grad(jax.grad(log1mexp))(jnp.asarray(100.0)))
+    0.0
+
+    Args:
+        x: Numbers, not negative; -inf at 0.
+
+    Returns:
+        The logarithms.
+    """
+    is_near = x < math.log(2.0)
+    near, far = jnp.where(is_near, x, 0.5), jnp.where(is_near, 1.0, x)
+    return jnp.where(is_near, jnp.log(-jnp.expm1(-near)), jnp.log1p(-jnp.exp(-far)))
 
 
 def half_width(levels: int) -> float:

@@ -1,6 +1,5 @@
 """Test likelihoods: one value an example, in nats."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -178,13 +177,17 @@ def batch_evidence(
     Returns:
         Sums over the weights.
     """
-    given: dict[str, Any] = {"params": params, "x": x, "condition": condition}
-    log_weight = functools.partial(model.log_weight, **given)
     if isinstance(model, LatentVariableModel):
-        encoding = model.encode(**given)
-        log_weight = functools.partial(
-            model.log_weight_given, encoding=encoding, **given
-        )
+        encoding = model.encode(params, x, condition)
+
+        def log_weight(key: PRNGKey) -> Float[Array, " batch"]:
+            return model.log_weight_given(key, params, x, encoding, condition)
+
+    else:
+
+        def log_weight(key: PRNGKey) -> Float[Array, " batch"]:
+            return model.log_weight(key, params, x, condition)
+
     return importance.stream(
         key, log_weight, num_samples=num_samples, chunk_size=chunk_size
     )

@@ -50,7 +50,7 @@ def elbo_surgery(
         params: Parameters.
         encoding: What ``model.encode`` made of the N examples.
         average_kl: Mean of the examples' KL(q(z | x) || p(z)), in closed form or drawn.
-        model: Model.
+        model: Model, whose p(z) is one for all examples.
 
     Returns:
         The parts, in nats.

@@ -184,11 +184,17 @@ def dissect(
         The parts, in nats.
 
     Raises:
-        UserError: If the model has no latents, or there is no such split.
+        UserError: If the model has no latents or a prior given the condition, or there
+            is no such split.
     """
     model, config = experiment.model, experiment.config
     if not isinstance(model, LatentVariableModel):
         raise UserError("--surgery needs a model with latent variables")
+    if config.model.conditional and config.model.architecture == "ladder":
+        raise UserError(
+            "--surgery needs one prior p(z), and a conditional ladder has one for each "
+            "condition; drop the flag"
+        )
     examples = take(splits.examples(experiment, split), slice(0, limit))
     stored = jax.device_put(setup.stored_batch(experiment, examples))
     _, _, key_z = jax.random.split(setup.run_keys(config).test, 3)
@@ -235,6 +241,8 @@ def report(
         "model": f"{config.model.family} ({config.model.architecture})",
         "data": config.data.name,
         "test_digest": experiment.form.test_digest,
+        "labels_digest": experiment.form.labels_digest,
+        "levels": experiment.form.levels,
         **numbers,
         "objective": f"{config.objective.name}-{config.objective.num_samples}",
         "gradient": config.objective.gradient,

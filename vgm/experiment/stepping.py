@@ -70,7 +70,7 @@ def value_and_grad(
     if spec.name == "elbo" and spec.gradient in ("pathwise", "straight-through"):
         weight = None
         if spec.kl_warmup_steps and step is not None:
-            weight = objective.kl_warmup(step, spec.kl_warmup_steps)
+            weight = optimizers.kl_warmup(step, spec.kl_warmup_steps)
         return objective.negative_elbo(
             model,
             num_samples=spec.num_samples,

@@ -29,7 +29,7 @@ from vgm.models import (
     priors,
 )
 from vgm.models.protocol import Latents, LatentVariableModel
-from vgm.shapes import rows
+from vgm.shapes import require, rows
 from vgm.types import Condition, Params, PRNGKey
 
 
@@ -176,6 +176,8 @@ class VAE(LatentVariableModel):
         train: bool = False,
     ) -> elbo.ElboTerms:
         """One draw of (1), with ``prior_matching``; under dropout if ``train``."""
+        # Here, for a Markov hierarchy's VAE has the prior of its top.
+        priors.prior_of(self.posterior, self.prior)
         key_z, key_encoder, key_decoder = jax.random.split(key, 3)
         encoding = self.encode(
             params, x, condition, dropout_key=key_encoder if train else None
@@ -245,6 +247,8 @@ class VAE(LatentVariableModel):
             conditions.vectors(condition, self.num_classes),
             key=dropout_key,
         )
+        expected = (len(features), self.posterior.num_outputs)
+        require("the encoder's outputs", outputs, expected)
         return self.posterior.encoding(outputs)
 
     def _prior_params(self, params: Params) -> Params:

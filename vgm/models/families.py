@@ -112,8 +112,13 @@ def outputs(
 
     Returns:
         The family's outputs, on the scale of x.
+
+    Raises:
+        ValueError: If the network gave another shape.
     """
-    found = raw + params["output_bias"][None]
+    bias = params["output_bias"]
+    require("the network's outputs", raw, (len(raw), *bias.shape))
+    found = raw + bias[None]
     if "unit" not in params:
         return found
     unit = jax.lax.stop_gradient(params["unit"])

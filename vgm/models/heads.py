@@ -64,7 +64,7 @@ class Decoder(NamedTuple):
     sample: Callable[[PRNGKey, Params, Event, Scalar, Outputs], Any]
 
 
-def head(name: str, *, levels: int, degree: int = 0) -> Head:
+def head(name: str, *, levels: int = 0, degree: int = 0) -> Head:
     """What a network is asked for.
 
     Args:
@@ -120,7 +120,7 @@ def _categorical_head(levels: int, degree: int) -> Head:
     )
 
 
-def decoder(name: str, head: Head, *, levels: int) -> Decoder:
+def decoder(name: str, head: Head, *, levels: int = 0) -> Decoder:
     """p(x | z_0).
 
     Args:

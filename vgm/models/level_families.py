@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from vgm import densities
-from vgm.densities.levels import scale_levels
+from vgm.densities.levels import integers, scale_levels
 from vgm.models.families import (
     Event,
     Likelihood,
@@ -36,7 +36,7 @@ def categorical(levels: int) -> Likelihood:
     ) -> Outputs:
         # The histogram with one count added to every level. By scattered additions: a
         # comparison with every level at once takes memory for every level.
-        event = x.shape[1:]
+        x, event = integers(x, levels), x.shape[1:]
         offsets = levels * jnp.arange(math.prod(event)).reshape((1, *event))
         known = 1.0 if observed is None else observed.astype(jnp.float32)
         counts = jnp.zeros(math.prod(event) * levels).at[offsets + x].add(known)

@@ -61,12 +61,21 @@ class MarkovVAE(LatentVariableModel):
             )
         return {"base": self.base.init(key_base, x, condition), "steps": tuple(steps)}
 
+    @property
+    def has_signed_terms(self) -> bool:
+        """Whether the terms between layers are log ratios, not divergences."""
+        return bool(self.stacks)
+
     def encode(self, params: Params, x: Any, condition: Condition = None) -> Any:
         """The parameters of q(z_1 | x)."""
         return self.base.encode(params["base"], x, condition)
 
     def propose(self, key: PRNGKey, params: Params, encoding: Any) -> Latents:
-        """Draw z_1 .. z_T ~ q(z | x), reparameterised."""
+        """Draw z_1 .. z_T ~ q(z | x), reparameterised: a tuple.
+
+        Of z_1 [batch, size], then, for each stack of equal steps, the latents above
+        them [batch, steps, size].
+        """
         return self.propose_and_log_prob(key, params, encoding)[0]
 
     def propose_and_log_prob(

@@ -46,6 +46,8 @@ def weighted_mean(
         ValueError: If the shapes of the arguments do not fit.
     """
     require_same("weighted_mean", values=values, weight=weight)
+    # Of weight 0 not even NaN.
+    values = jnp.where(weight > 0.0, values, 0.0)
     return jnp.sum(weight * values) / jnp.sum(weight)
 
 
@@ -59,12 +61,14 @@ def negative_elbo(
     """Minus the mean ELBO, its reconstruction averaged over ``num_samples`` draws.
 
     With warm-up (Sonderby et al. 2016) or free nats (free bits; Kingma et al. 2016) the
-    loss is no bound; the terms are the ELBO's.
+    loss is no bound; the terms are the ELBO's. Its gradient goes through the draws: for
+    discrete latents take ``negative_bound`` with a score function or VIMCO.
 
     Args:
         model: Any model.
         num_samples: Draws of the latents for each example.
-        kl_weight: Weight of the divergences, below 1 in a warm-up; None for 1.
+        kl_weight: Weight of the divergences: below 1 in a warm-up, beta of a beta-VAE;
+            None for 1.
         free_nats: What each layer's divergence, its mean over the batch, is taken to be
             at least: below it has no gradient. None for no limit.
 
@@ -72,9 +76,15 @@ def negative_elbo(
         The objective.
 
     Raises:
+        UserError: If free nats are asked of a model whose terms are signed.
         ValueError: If there is no draw.
     """
     require_positive(num_samples=num_samples)
+    if free_nats is not None and getattr(model, "has_signed_terms", False):
+        raise UserError(
+            "free_nats needs divergences, and the terms of this model's layers are "
+            "signed; use kl_weight"
+        )
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
         def draw(key: PRNGKey) -> ElboTerms:
@@ -90,23 +100,6 @@ def negative_elbo(
         return weight * divergence - reconstruction, terms
 
     return _differentiate(loss)
-
-
-def kl_warmup(step: Array, num_steps: int) -> Scalar:
-    """Weight of the divergences in a step of training: from 1 / num_steps to 1.
-
-    >>> import jax.numpy as jnp
-    >>> float(kl_warmup(jnp.asarray(4), 10))
-    0.5
-
-    Args:
-        step: Steps taken before.
-        num_steps: Steps of the warm-up.
-
-    Returns:
-        The weight.
-    """
-    return jnp.minimum(1.0, (step + 1.0) / num_steps)
 
 
 def _divergence(
@@ -134,7 +127,8 @@ def negative_bound(
         model: A model whose q and p are separate functions.
         num_samples: Draws of the latents for each example (K).
         estimator: A function of ``bounds.gradients``; Burda et al.'s (2016, eq. 8)
-            bound unless given.
+            bound unless given. Discrete latents need a score function or VIMCO: others
+            leave the encoder without a gradient.
 
     Returns:
         The objective.

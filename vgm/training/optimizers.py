@@ -5,11 +5,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from vgm.errors import UserError
+from vgm.types import Scalar
 
 SCHEDULES = ("constant", "cosine", "staged")
 NUM_STAGES = 8
+
+
+def kl_warmup(step: Array, num_steps: int) -> Scalar:
+    """Weight of the divergences in a step of training: from 1 / num_steps to 1.
+
+    >>> import jax.numpy as jnp
+    >>> float(kl_warmup(jnp.asarray(4), 10))
+    0.5
+
+    Args:
+        step: Steps taken before.
+        num_steps: Steps of the warm-up.
+
+    Returns:
+        The weight.
+    """
+    return jnp.minimum(1.0, (step + 1.0) / num_steps)
 
 
 def learning_rate_schedule(
