@@ -266,7 +266,7 @@ def test_streaming_keeps_small_weights_far_from_zero(key, chunk_size):
 
 def test_weights_of_zero_count_as_zero(key):
     nothing = importance.accumulate(
-        importance.empty_accumulator(()), jnp.full(3, -jnp.inf)
+        importance.empty_accumulator(jnp.zeros(())), jnp.full(3, -jnp.inf)
     )
     assert importance.log_evidence(nothing) == -jnp.inf
     assert importance.effective_samples(nothing) == 0.0

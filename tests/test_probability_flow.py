@@ -54,7 +54,7 @@ MEANS, WEIGHTS, STD = jnp.asarray([-1.5, 1.0]), jnp.asarray([0.3, 0.7]), 0.3
 
 
 def mixture_log_prob(z, gamma):
-    """Log q(z_t) of coordinates that are each a mixture of two normals."""
+    """log q(z_t) of coordinates that are each a mixture of two normals."""
     alpha, sigma = gaussian.alpha_sigma(gamma)
     log_std = jnp.full(2, 0.5 * jnp.log(alpha**2 * STD**2 + sigma**2))
 

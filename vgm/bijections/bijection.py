@@ -24,7 +24,7 @@ class Bijection(NamedTuple):
 
 
 def identity(x: Event) -> tuple[Event, Scalar]:
-    """X itself.
+    """x itself.
 
     Args:
         x: Numbers.

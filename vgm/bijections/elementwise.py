@@ -10,7 +10,7 @@ from vgm.types import Scalar
 
 
 def affine(mean: Event, log_std: Event) -> Bijection:
-    """Z = (x - mean) / std: standardisation, and ActNorm (Kingma & Dhariwal 2018, 3.1).
+    """z = (x - mean) / std: standardisation, and ActNorm (Kingma & Dhariwal 2018, 3.1).
 
     Args:
         mean: Mean of what comes in, of each number or along the last axes.
@@ -38,7 +38,7 @@ def affine(mean: Event, log_std: Event) -> Bijection:
 
 
 def log() -> Bijection:
-    """Z = log x of positive numbers.
+    """z = log x of positive numbers.
 
     >>> import jax.numpy as jnp
     >>> float(log().forward(jnp.asarray(-1.0))[1])
@@ -58,7 +58,7 @@ def log() -> Bijection:
 
 
 def logit() -> Bijection:
-    """Z = log x - log(1 - x) of numbers between 0 and 1.
+    """z = log x - log(1 - x) of numbers between 0 and 1.
 
     >>> import jax.numpy as jnp
     >>> float(logit().forward(jnp.asarray(0.5))[0])

@@ -44,7 +44,7 @@ def lu_init(dim: int, dtype: Any = float) -> LU:
 
 
 def lu(params: LU) -> Bijection:
-    """Z = L U x along the last axis; log |det| = pixels * sum(log diag U).
+    """z = L U x along the last axis; log |det| = pixels * sum(log diag U).
 
     Kingma & Dhariwal (2018, eq. 10), without a permutation.
 

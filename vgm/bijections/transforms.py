@@ -4,6 +4,7 @@ A family maps each number of an event by parameters of its own, on the last axis
 parameters 0 is the identity, so that a network that starts at 0 starts a flow there.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ class Transform(NamedTuple):
 
 
 def affine(*, bound: float = 3.0) -> Transform:
-    """Z = x exp(s) + t with |s| < bound (Dinh et al. 2017, eq. 7, bounded).
+    """z = x exp(s) + t with |s| < bound (Dinh et al. 2017, eq. 7, bounded).
 
     >>> import jax.numpy as jnp
     >>> float(affine().forward(jnp.ones(1), jnp.zeros((1, 2)))[0][0])
@@ -185,7 +186,7 @@ def _require_params(params: Numbers, x: Event, num_params: int) -> None:
 
 
 def _log_derivative(xi: Event, found: Bin) -> Event:
-    """Log dz/dx (Durkan et al. 2019, eq. 22)."""
+    """log dz/dx (Durkan et al. 2019, eq. 22)."""
     slope, first, last, left = found.slope, found.first, found.last, 1.0 - xi
     top = last * xi**2 + 2.0 * slope * xi * left + first * left**2
     bottom = slope + (first + last - 2.0 * slope) * xi * left
@@ -215,7 +216,7 @@ def _find(
 
     # softplus(0 + shift) + min_share = 1: parameters of 0 are the identity, and at
     # both ends the derivative is that of the tails.
-    shift = jnp.log(jnp.expm1(jnp.asarray(1.0 - min_share, params.dtype)))
+    shift = math.log(math.expm1(1.0 - min_share))
     inner = params[..., 2 * num_bins :]
     end = jnp.zeros_like(inner[..., :1])
 

@@ -11,8 +11,8 @@ the denoising form. As T grows, the sum becomes
 
     1/2 int_0^1 gamma'(t) E |eps - eps_hat|^2 dt,                                    (3)
 
-which depends on the schedule by its end points alone. ``bounds.trajectories`` has what
-takes a whole trajectory: the consistency form of (1), and the log weight.
+which depends on the schedule by its end points alone. What takes a whole trajectory,
+such as the log weight, is in ``bounds.trajectories``.
 """
 
 from collections.abc import Callable
@@ -49,8 +49,14 @@ class Chain(NamedTuple):
     log_likelihood: Callable[[Event], Scalar]
 
 
-def predict(z: Event, gamma: Scalar, chain: Chain) -> Event:
-    """The network's prediction at z_t.
+def _predict(z: Event, gamma: Scalar, chain: Chain) -> Event:
+    prediction = chain.predict(z, gamma)
+    require("the prediction of chain.predict", prediction, z.shape)
+    return prediction
+
+
+def denoise(z: Event, gamma: Scalar, chain: Chain) -> Event:
+    """x_hat, the network's idea of the data at z_t.
 
     Args:
         z: z_t.
@@ -58,18 +64,16 @@ def predict(z: Event, gamma: Scalar, chain: Chain) -> Event:
         chain: Diffusion.
 
     Returns:
-        What the parameterisation says it is.
+        The prediction as one of x.
 
     Raises:
         ValueError: If it has another shape than z_t.
     """
-    prediction = chain.predict(z, gamma)
-    require("the prediction of chain.predict", prediction, z.shape)
-    return prediction
+    return chain.parameterisation.to_x(z, _predict(z, gamma, chain), gamma)
 
 
 def log_likelihood(z_0: Event, chain: Chain) -> Scalar:
-    """Log p(x | z_0) of the decoder.
+    """log p(x | z_0) of the decoder.
 
     Args:
         z_0: The last latent.
@@ -87,7 +91,7 @@ def log_likelihood(z_0: Event, chain: Chain) -> Scalar:
 
 
 def noise_error(x: Event, eps: Event, gamma: Scalar, chain: Chain) -> Event:
-    """Eps - eps_hat, the error of a prediction at z = alpha x + sigma eps.
+    """eps - eps_hat, the error of a prediction at z = alpha x + sigma eps.
 
     Taken in the network's own parameterisation: no digits are lost on the way to eps.
 
@@ -99,9 +103,12 @@ def noise_error(x: Event, eps: Event, gamma: Scalar, chain: Chain) -> Event:
 
     Returns:
         The error of the noise.
+
+    Raises:
+        ValueError: If the prediction has another shape.
     """
     kind = chain.parameterisation
-    prediction = predict(gaussian.diffuse(x, eps, gamma), gamma, chain)
+    prediction = _predict(gaussian.diffuse(x, eps, gamma), gamma, chain)
     return kind.eps_slope(gamma) * (kind.target(x, eps, gamma) - prediction)
 
 
@@ -123,7 +130,9 @@ def denoising_matching(error: Event, increment: Scalar) -> Scalar:
         ValueError: If the increment is not one number.
     """
     require("diffusion.denoising_matching: increment", increment, ())
-    return 0.5 * _risen(jnp.expm1(increment)) * jnp.sum(error**2)
+    # Of log SNR in the place of gamma, the bound would rise without an end.
+    increment = jnp.where(increment < 0.0, jnp.nan, increment)
+    return 0.5 * jnp.expm1(increment) * jnp.sum(error**2)
 
 
 def denoising_matching_continuous(error: Event, derivative: Scalar) -> Scalar:
@@ -144,12 +153,8 @@ def denoising_matching_continuous(error: Event, derivative: Scalar) -> Scalar:
         ValueError: If the derivative is not one number.
     """
     require("diffusion.denoising_matching_continuous: derivative", derivative, ())
-    return 0.5 * _risen(derivative) * jnp.sum(error**2)
-
-
-def _risen(growth: Scalar) -> Scalar:
-    """With log SNR in the place of gamma, a bound would rise without an end."""
-    return jnp.where(growth < 0.0, jnp.nan, growth)
+    derivative = jnp.where(derivative < 0.0, jnp.nan, derivative)
+    return 0.5 * derivative * jnp.sum(error**2)
 
 
 def prior_matching(x: Event, gamma_max: Scalar) -> Scalar:
@@ -280,7 +285,7 @@ def _step_terms(
         return denoising_matching(error, chain.schedule.increment(t, width))
 
     drawn = jax.random.split(key, steps.size), steps
-    if steps.size <= chunk_size:  # no loop around a step of training
+    if steps.size <= chunk_size:  # no loop
         return jax.vmap(term)(drawn)
     return jax.lax.map(term, drawn, batch_size=chunk_size)
 
@@ -290,7 +295,6 @@ def _with_outer_terms(
 ) -> ElboTerms:
     """The terms at both ends, beside those between."""
     eps = jax.random.normal(key, x.shape, x.dtype)
-    zero = jnp.zeros((), x.dtype)
-    z_0 = gaussian.diffuse(x, eps, chain.schedule.gamma(zero))
-    top = prior_matching(x, chain.schedule.gamma(zero + 1.0))
+    gamma_0, gamma_1 = map(chain.schedule.gamma, jnp.arange(2.0).astype(x.dtype))
+    z_0, top = gaussian.diffuse(x, eps, gamma_0), prior_matching(x, gamma_1)
     return ElboTerms(log_likelihood(z_0, chain), top, matching)

@@ -20,6 +20,7 @@ With log w_k = log p(x, z_k) - log q(z_k | x) and normalised weights u_k = w_k /
 log q, the samples that its networks read stay live.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -288,7 +289,7 @@ def _log_mean_without_each(log_w: LogWeights) -> LogWeights:
         jnp.concatenate([first, below[:-1]]), jnp.concatenate([above[1:], first])
     )
     total = jnp.logaddexp(others, _mean_of_others(log_w))
-    return total - jnp.log(jnp.asarray(len(log_w), log_w.dtype))
+    return total - math.log(len(log_w))
 
 
 def _require_two(name: str, num_samples: int) -> None:

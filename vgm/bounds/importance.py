@@ -57,7 +57,7 @@ def effective_sample_size(log_w: Float[Array, " samples"]) -> Scalar:
         ValueError: If log_w has another axis than that of the draws.
     """
     require_draws("importance.effective_sample_size", log_w=log_w)
-    return effective_samples(accumulate(empty_accumulator(()), log_w))
+    return effective_samples(accumulate(empty_accumulator(jnp.zeros(())), log_w))
 
 
 def naive(log_likelihood: Float[Array, " samples"]) -> Scalar:
@@ -151,19 +151,15 @@ class Accumulator(NamedTuple):
     num_samples: Float[Array, ""]
 
 
-def empty_accumulator(shape: tuple[int, ...]) -> Accumulator:
+def empty_accumulator(zeros: Float[Array, "*batch"]) -> Accumulator:
     """An accumulator of no weights.
 
     Args:
-        shape: Batch shape of the weights to come.
+        zeros: Zeros of the batch shape and type of the weights to come.
 
     Returns:
         Sums over nothing.
     """
-    return _no_weights(jnp.zeros(shape))
-
-
-def _no_weights(zeros: Float[Array, "*batch"]) -> Accumulator:
     return Accumulator(zeros - jnp.inf, zeros, zeros, jnp.zeros((), zeros.dtype))
 
 
@@ -256,7 +252,7 @@ def stream(
         indices = chunk * chunk_size + jnp.arange(chunk_size)
         return accumulate(accumulator, draw(indices))
 
-    result = jax.lax.fori_loop(0, num_chunks, add, _no_weights(zeros))
+    result = jax.lax.fori_loop(0, num_chunks, add, empty_accumulator(zeros))
     if rest:
         result = accumulate(result, draw(num_chunks * chunk_size + jnp.arange(rest)))
     return result

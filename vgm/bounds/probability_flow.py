@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from vgm.bijections import continuous
 from vgm.bijections.continuous import Field, Velocity
-from vgm.bounds.diffusion import Chain, log_likelihood, predict
+from vgm.bounds.diffusion import Chain, denoise, log_likelihood
 from vgm.densities import normal
 from vgm.numerics import at_least_float32
 from vgm.processes import gaussian
@@ -42,8 +42,7 @@ def velocity(gamma: Scalar, z: Event, chain: Chain) -> Event:
     """
     require("probability_flow.velocity: gamma", gamma, ())
     alpha, _ = gaussian.alpha_sigma(gamma)
-    x_hat = chain.parameterisation.to_x(z, predict(z, gamma, chain), gamma)
-    return 0.5 * alpha * (alpha * z - x_hat)
+    return 0.5 * alpha * (alpha * z - denoise(z, gamma, chain))
 
 
 def log_prob(
@@ -83,7 +82,7 @@ def log_prob(
 def log_weight(
     key: PRNGKey, x: Event, chain: Chain, *, tolerance: float = 1e-6
 ) -> Scalar:
-    """Log p(x | z_0) p(z_0) / q(z_0 | x) at one z_0 ~ q(z_0 | x).
+    """log p(x | z_0) p(z_0) / q(z_0 | x) at one z_0 ~ q(z_0 | x).
 
     Args:
         key: Random key, used once.

@@ -17,10 +17,10 @@ from vgm.bounds import hierarchical
 from vgm.bounds.diffusion import (
     Chain,
     Event,
+    denoise,
     denoising_matching,
     log_likelihood,
     noise_error,
-    predict,
 )
 from vgm.bounds.elbo import ElboTerms
 from vgm.densities import normal
@@ -61,8 +61,7 @@ def consistency_terms(
             return gaussian.transition(z_s, gamma_t, increment)
 
         def backward(z_t: Event) -> tuple[Event, Event]:
-            prediction = predict(z_t, gamma_t, chain)
-            x_hat = chain.parameterisation.to_x(z_t, prediction, gamma_t)
+            x_hat = denoise(z_t, gamma_t, chain)
             return gaussian.posterior(z_t, x_hat, gamma_t, increment)
 
         return hierarchical.Step(
@@ -87,7 +86,7 @@ def consistency_terms(
 
 
 def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scalar:
-    """Log p(x, z_0, .., z_1) / q(z_0, .., z_1 | x) of one trajectory of T steps.
+    """log p(x, z_0, .., z_1) / q(z_0, .., z_1 | x) of one trajectory of T steps.
 
     The noise is carried in place of the latents,
     eps_s = exp(-d/2) eps_t + sqrt(1 - exp(-d)) xi, and a step's ratio is
@@ -110,9 +109,8 @@ def log_weight(key: PRNGKey, x: Event, chain: Chain, *, num_steps: int) -> Scala
     # What is carried keeps one precision, also where gamma or the network has more.
     x = x.astype(jnp.result_type(x, gamma_1))
     eps_1 = jax.random.normal(key_top, x.shape, x.dtype)
-    mean, log_std = gaussian.marginal(x, gamma_1)
-    z_1 = mean + jnp.exp(log_std) * eps_1
-    start = normal.standard_log_prob(z_1) - normal.log_prob(z_1, mean, log_std)
+    z_1, log_q = normal.reparameterize(eps_1, *gaussian.marginal(x, gamma_1))
+    start = normal.standard_log_prob(z_1) - log_q
 
     def step(
         carry: tuple[Event, Scalar], inputs: tuple[PRNGKey, Array]

@@ -6,18 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vgm.configs.presets import PRESETS
-from vgm.configs.schema import (
-    Config,
-    DataConfig,
-    DiffusionConfig,
-    EvaluationConfig,
-    FlowConfig,
-    LatentConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+from vgm.configs.schema import Config, DataConfig, ModelConfig
 from vgm.errors import UserError
 
 
@@ -54,21 +43,14 @@ def from_dict(plain: dict[str, Any]) -> Config:
     Raises:
         UserError: If a field is unknown.
     """
-    sections = {
-        "data": DataConfig,
-        "model": ModelConfig,
-        "latent": LatentConfig,
-        "diffusion": DiffusionConfig,
-        "flow": FlowConfig,
-        "objective": ObjectiveConfig,
-        "optimizer": OptimizerConfig,
-        "train": TrainConfig,
-        "evaluation": EvaluationConfig,
-    }
+    sections = [
+        field
+        for field in dataclasses.fields(Config)
+        if field.name in plain and dataclasses.is_dataclass(field.type)
+    ]
     try:
-        # A section that came with a later version has its defaults.
         built = {
-            name: _build(kind, plain.get(name, {})) for name, kind in sections.items()
+            field.name: _build(field.type, plain[field.name]) for field in sections
         }
         return Config(**{**plain, **built})
     except (TypeError, KeyError) as error:
@@ -77,7 +59,7 @@ def from_dict(plain: dict[str, Any]) -> Config:
         ) from error
 
 
-def _build(kind: type, values: dict[str, Any]) -> Any:
+def _build(kind: Any, values: dict[str, Any]) -> Any:
     """A section, its lists as tuples and its paths as paths."""
     typed: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value

@@ -53,7 +53,7 @@ def integers(x: Array, levels: int) -> Array:
 
 
 def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Log(1 - exp(-x)) of positive numbers, with derivatives of any order.
+    """log(1 - exp(-x)) of positive numbers, with derivatives of any order.
 
     ``jax.nn.log1mexp`` has the first alone: its second is inf / inf where x is large.
 

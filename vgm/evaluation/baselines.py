@@ -19,7 +19,7 @@ BASELINES = {
 def independent_baseline(
     train: Any, test: Any, *, observation: str, levels: int, missing: bool = False
 ) -> Float[Array, " batch"]:
-    """Log p(x) of test examples under independent coordinates fitted to training data.
+    """log p(x) of test examples under independent coordinates fitted to training data.
 
     Levels have a histogram each (one count added), bits a frequency between 0.001 and
     0.999, reals a normal.

@@ -53,8 +53,7 @@ def impute(
     encoding = model.encode(params, x, condition)
 
     def draw(key: PRNGKey) -> tuple[Array, Array]:
-        z = model.propose(key, params, encoding)
-        log_q = model.log_posterior(params, encoding, z)
+        z, log_q = model.propose_and_log_prob(key, params, encoding)
         log_w = model.log_joint(params, x, z, condition) - log_q
         return log_w, model.mean(params, z, condition)
 

@@ -8,11 +8,12 @@ the information that z carries of which example it came from, at most log N, and
 mismatch of the aggregate with the prior.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from vgm.models.protocol import Encoding, LatentVariableModel
 from vgm.types import Params, PRNGKey, Scalar
@@ -55,9 +56,8 @@ def elbo_surgery(
     Returns:
         The parts, in nats.
     """
-    z = model.propose(key, params, encoding)
-    num_examples = len(jax.tree.leaves(encoding)[0])
-    own = model.log_posterior(params, encoding, z)
+    z, own = model.propose_and_log_prob(key, params, encoding)
+    num_examples = len(own)
 
     def aggregate(row: Array) -> Scalar:
         def repeat(leaf: Array) -> Array:
@@ -68,7 +68,5 @@ def elbo_surgery(
 
     rows = jnp.arange(num_examples)
     log_sum = jax.lax.map(aggregate, rows, batch_size=min(64, num_examples))
-    information: Float[Array, ""] = jnp.mean(own - log_sum) + jnp.log(
-        jnp.asarray(num_examples, own.dtype)
-    )
+    information = jnp.mean(own - log_sum) + math.log(num_examples)
     return Surgery(average_kl, information, average_kl - information)

@@ -73,19 +73,9 @@ def draw_figures(
         means = jax.jit(experiment.model.reconstruct)(
             key_reconstruct, params, x, some.condition
         )
-        figures.save_panels(
-            path,
-            [
-                (
-                    "test examples",
-                    figures.image_grid(np.asarray(shown), columns=10, top=top),
-                ),
-                (
-                    "reconstructions",
-                    figures.image_grid(np.asarray(means), columns=10, top=top),
-                ),
-            ],
-        )
+        pairs = ("test examples", shown), ("reconstructions", means)
+        grid = functools.partial(figures.image_grid, columns=10, top=top)
+        figures.save_panels(path, [(name, grid(np.asarray(x))) for name, x in pairs])
         drawn.insert(
             1, ("Reconstructions", "Test examples and E[x | z], z ~ q(z | x).", path)
         )

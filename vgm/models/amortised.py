@@ -128,12 +128,12 @@ class VAE(LatentVariableModel):
         *,
         dropout_key: PRNGKey | None = None,
     ) -> Float[Array, " batch"]:
-        """Log p(x | z)."""
+        """log p(x | z)."""
         outputs = self.decode(params, z, condition, dropout_key=dropout_key)
         return families.log_prob(self.likelihood, x, outputs)
 
     def log_prior(self, params: Params, z: Latents) -> Float[Array, " batch"]:
-        """Log p(z)."""
+        """log p(z)."""
         return self.prior.log_prob(self._prior_params(params), z)
 
     def prior_matching(
@@ -155,14 +155,14 @@ class VAE(LatentVariableModel):
         latents: Latents,
         condition: Condition = None,
     ) -> Float[Array, " batch"]:
-        """Log p(x, z) = log p(x | z) + log p(z)."""
+        """log p(x, z) = log p(x | z) + log p(z)."""
         log_likelihood = self.log_likelihood(params, x, latents, condition)
         return log_likelihood + self.log_prior(params, latents)
 
     def log_posterior(
         self, params: Params, encoding: Any, latents: Latents
     ) -> Float[Array, " batch"]:
-        """Log q(z | x)."""
+        """log q(z | x)."""
         own = params.get("posterior", {})
         return self.posterior.log_prob(own, encoding, latents)
 

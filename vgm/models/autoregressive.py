@@ -72,7 +72,7 @@ class Autoregressive:
     def log_prob(
         self, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch"]:
-        """Log p(x), exact."""
+        """log p(x), exact."""
         outputs = self.outputs(params, x, condition)
         return families.log_prob(self.likelihood, x, outputs)
 
@@ -85,7 +85,7 @@ class Autoregressive:
         *,
         train: bool = False,
     ) -> ElboTerms:
-        """Log p(x) as reconstruction; nothing else; under dropout if ``train``."""
+        """log p(x) as reconstruction; nothing else; under dropout if ``train``."""
         outputs = self.outputs(params, x, condition, dropout_key=key if train else None)
         log_prob = families.log_prob(self.likelihood, x, outputs)
         return single_latent_terms(log_prob, jnp.zeros_like(log_prob))
@@ -93,7 +93,7 @@ class Autoregressive:
     def log_weight(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch"]:
-        """Log p(x), whatever the key."""
+        """log p(x), whatever the key."""
         return self.log_prob(params, x, condition)
 
     def sample(

@@ -221,7 +221,7 @@ class Diffusion:
     def log_weight(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch"]:
-        """Log p(x, z) - log q(z | x) of one whole trajectory of T steps."""
+        """log p(x, z) - log q(z | x) of one whole trajectory of T steps."""
 
         def one(key: PRNGKey, x: Any, condition: Condition) -> Scalar:
             chain = self.chain(params, x, condition)

@@ -83,7 +83,7 @@ def unit(mean: Event, std: Event) -> Params:
 def features(
     family: Likelihood, params: Params, x: Any
 ) -> Float[Array, " batch *event"]:
-    """X as a network reads it; reals in their unit, 0 for what is missing.
+    """x as a network reads it; reals in their unit, 0 for what is missing.
 
     Args:
         family: Family.
@@ -131,7 +131,7 @@ def outputs(
 def log_prob(
     family: Likelihood, x: Any, outputs: Float[Array, " batch *event outputs"]
 ) -> Float[Array, " batch"]:
-    """Log p(x | z) of a batch.
+    """log p(x | z) of a batch.
 
     Args:
         family: Family.

@@ -88,7 +88,7 @@ class Flow:
     def log_prob(
         self, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch"]:
-        """Log p(x) of reals, exact; of levels the log density of their logits."""
+        """log p(x) of reals, exact; of levels the log density of their logits."""
         context = conditions.vectors(condition, self.num_classes)
 
         def one(x: Event, context: Context) -> Scalar:
@@ -128,7 +128,7 @@ class Flow:
     def log_weight(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch"]:
-        """Log p(x), whatever the key; for levels its weight at one draw of noise."""
+        """log p(x), whatever the key; for levels its weight at one draw of noise."""
         return self.elbo_terms(key, params, x, condition).elbo
 
     def sample_and_log_prob(

@@ -114,7 +114,7 @@ class Ladder(LatentVariableModel):
     def log_joint(
         self, params: Params, x: Any, latents: Latents, condition: Condition = None
     ) -> Values:
-        """Log p(x, z) of all layers."""
+        """log p(x, z) of all layers."""
         blind = self._blind(condition)
         walk = self._walk(None, params, blind, latents, passes.as_known)
         return walk.log_p + self._log_likelihood(params, x, walk.state)
@@ -122,7 +122,7 @@ class Ladder(LatentVariableModel):
     def log_posterior(
         self, params: Params, encoding: Encoding, latents: Latents
     ) -> Values:
-        """Log q(z | x) of all layers."""
+        """log q(z | x) of all layers."""
         return self._walk(None, params, encoding, latents, passes.as_known).log_q
 
     def elbo_terms(
@@ -170,7 +170,7 @@ class Ladder(LatentVariableModel):
         encoding: Encoding,
         condition: Condition = None,
     ) -> Values:
-        """Log p(x, z) - log q(z | x) at one z ~ q(z | x), in one pass down."""
+        """log p(x, z) - log q(z | x) at one z ~ q(z | x), in one pass down."""
         walk = self._walk(key, params, encoding, None, passes.from_posterior)
         return self._log_likelihood(params, x, walk.state) + walk.log_p - walk.log_q
 

@@ -97,7 +97,7 @@ class MarkovVAE(LatentVariableModel):
     def log_joint(
         self, params: Params, x: Any, latents: Latents, condition: Condition = None
     ) -> Values:
-        """Log p(x, z_1 .. z_T)."""
+        """log p(x, z_1 .. z_T)."""
         base = params["base"]
         total = self.base.log_likelihood(base, x, latents[0], condition)
         for (below, above), stack, own in self._between(params, latents):
@@ -107,7 +107,7 @@ class MarkovVAE(LatentVariableModel):
         return total + self.base.log_prior(base, _top(latents))
 
     def log_posterior(self, params: Params, encoding: Any, latents: Latents) -> Values:
-        """Log q(z_1 .. z_T | x)."""
+        """log q(z_1 .. z_T | x)."""
         total = self.base.log_posterior(params["base"], encoding, latents[0])
         for (below, above), stack, own in self._between(params, latents):
             total = total + between.sum_log_prob(

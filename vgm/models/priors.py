@@ -77,8 +77,7 @@ def uniform_categorical(latent_dim: int, num_categories: int) -> Prior:
     """
 
     def log_prob(params: Params, z: Float[Array, "batch latent categories"]) -> Values:
-        mass = -math.log(num_categories) * jnp.ones((), z.dtype)
-        return jnp.sum(z * mass, axis=(-2, -1))
+        return -math.log(num_categories) * jnp.sum(z, axis=(-2, -1))
 
     def sample(key: PRNGKey, params: Params, count: int) -> Array:
         drawn = jax.random.randint(key, (count, latent_dim), 0, num_categories)

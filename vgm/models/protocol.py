@@ -67,7 +67,7 @@ class LatentVariableModel(GenerativeModel, Protocol):
     def log_weight(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch"]:
-        """Log p(x, z) - log q(z | x) at one z ~ q(z | x)."""
+        """log p(x, z) - log q(z | x) at one z ~ q(z | x)."""
         encoding = self.encode(params, x, condition)
         return self.log_weight_given(key, params, x, encoding, condition)
 
@@ -85,14 +85,14 @@ class LatentVariableModel(GenerativeModel, Protocol):
     def log_joint(
         self, params: Params, x: Any, latents: Latents, condition: Condition = None
     ) -> Float[Array, " batch"]:
-        """Log p(x, z)."""
+        """log p(x, z)."""
         ...
 
     @abc.abstractmethod
     def log_posterior(
         self, params: Params, encoding: Encoding, latents: Latents
     ) -> Float[Array, " batch"]:
-        """Log q(z | x)."""
+        """log q(z | x)."""
         ...
 
     def propose_and_log_prob(
@@ -114,7 +114,7 @@ class LatentVariableModel(GenerativeModel, Protocol):
         encoding: Encoding,
         condition: Condition = None,
     ) -> Float[Array, " batch"]:
-        """Log p(x, z) - log q(z | x) at one z ~ q(z | x), x encoded before.
+        """log p(x, z) - log q(z | x) at one z ~ q(z | x), x encoded before.
 
         One draw of the weight (Burda et al. 2016, eq. 8) in as few passes as the model
         can. A model that inherits from this class has the plain two.

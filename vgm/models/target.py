@@ -54,7 +54,7 @@ class TargetFlow:
     def log_weight(
         self, key: PRNGKey, params: Params, x: Any, condition: Condition = None
     ) -> Float[Array, " batch"]:
-        """Log target(x) - log q(x) at one x ~ q."""
+        """log target(x) - log q(x) at one x ~ q."""
         return self.elbo_terms(key, params, x, condition).elbo
 
     def sample(

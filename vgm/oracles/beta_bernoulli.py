@@ -62,7 +62,7 @@ def log_prior(prior: Beta, logit: Scalar) -> Scalar:
 
 
 def log_joint(prior: Beta, x: Float[Array, " tosses"], logit: Scalar) -> Scalar:
-    """Log p(x, logit r), in nats.
+    """log p(x, logit r), in nats.
 
     Args:
         prior: Beta density of r.
@@ -91,7 +91,7 @@ def posterior(prior: Beta, x: Float[Array, " tosses"]) -> Beta:
 
 
 def log_evidence(prior: Beta, x: Float[Array, " tosses"]) -> Scalar:
-    """Log p(x), (1), in nats: the chance of each toss after those before it.
+    """log p(x), (1), in nats: the chance of each toss after those before it.
 
     p(x_n | x_<n) = (a + h_<n) / (a + b + n - 1) for a one, Polya's urn. The log betas
     of many tosses would cancel in float32.

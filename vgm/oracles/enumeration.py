@@ -12,7 +12,7 @@ LogJoint = Float[Array, " states"]
 
 
 def log_evidence(log_joint: LogJoint) -> Scalar:
-    """Log p(x) = log sum_z p(x, z), in nats.
+    """log p(x) = log sum_z p(x, z), in nats.
 
     >>> import jax.numpy as jnp
     >>> float(log_evidence(jnp.log(jnp.asarray([0.2, 0.3]))))

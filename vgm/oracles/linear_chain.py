@@ -101,7 +101,7 @@ def _sample_and_log_prob(
 
 
 def log_joint(chain: Chain, x: Float[Array, " data"], latents: Latents) -> Scalar:
-    """Log p(x, z_1, ..., z_T), in nats.
+    """log p(x, z_1, ..., z_T), in nats.
 
     Args:
         chain: Model.
@@ -146,7 +146,7 @@ def marginals(chain: Chain) -> tuple[Marginal, ...]:
 
 
 def log_evidence(chain: Chain, x: Float[Array, " data"]) -> Scalar:
-    """Log p(x), in nats.
+    """log p(x), in nats.
 
     Args:
         chain: Model.

@@ -50,7 +50,7 @@ class Normal(NamedTuple):
 def log_likelihood(
     model: LinearGaussian, x: Float[Array, " data"], z: Float[Array, " latent"]
 ) -> Scalar:
-    """Log p(x | z), in nats.
+    """log p(x | z), in nats.
 
     Args:
         model: Parameters.
@@ -67,7 +67,7 @@ def log_likelihood(
 def log_joint(
     model: LinearGaussian, x: Float[Array, " data"], z: Float[Array, " latent"]
 ) -> Scalar:
-    """Log p(x, z) = log p(x | z) + log N(z; 0, I), in nats.
+    """log p(x, z) = log p(x | z) + log N(z; 0, I), in nats.
 
     Args:
         model: Parameters.
@@ -81,7 +81,7 @@ def log_joint(
 
 
 def log_evidence(model: LinearGaussian, x: Float[Array, " data"]) -> Scalar:
-    """Log p(x) = log N(x; m, W W' + s^2 I), in nats.
+    """log p(x) = log N(x; m, W W' + s^2 I), in nats.
 
     By log p(x) = log p(x, z) - log p(z | x) at the posterior mean: factors of the
     latent's size only, so that little noise leaves no singular matrix.

@@ -59,7 +59,7 @@ def grid(dim: int, *, half_width: float = 10.0, num_points: int = 401) -> Grid:
 def log_evidence(
     log_joint: Callable[[Float[Array, " latent"]], Scalar], grid: Grid
 ) -> Scalar:
-    """Log p(x) = log integral p(x, z) dz, in nats.
+    """log p(x) = log integral p(x, z) dz, in nats.
 
     >>> from vgm.densities import normal
     >>> import jax.numpy as jnp

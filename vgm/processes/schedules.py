@@ -146,7 +146,7 @@ def from_gamma(gamma: Callable[[Scalar], Scalar]) -> Schedule:
 
 
 def cosine(gamma_min: Number, gamma_max: Number) -> Schedule:
-    """Alpha the cosine of an angle linear in t (Nichol & Dhariwal 2021, eq. 17).
+    """alpha the cosine of an angle linear in t (Nichol & Dhariwal 2021, eq. 17).
 
     gamma = 2 log tan(angle), between the angles of the two end points (Hoogeboom et
     al. 2023, section 3.1). Angle and complement are both kept, so that neither end
@@ -178,7 +178,7 @@ def cosine(gamma_min: Number, gamma_max: Number) -> Schedule:
         return last + span * (1.0 - t)
 
     def log_growth(start: Scalar, turn: Scalar) -> Scalar:
-        """Log [ sin(start + turn) / sin(start) ]."""
+        """log [ sin(start + turn) / sin(start) ]."""
         cotangent = jnp.cos(start) / jnp.sin(start)
         return jnp.log1p(-2.0 * jnp.sin(0.5 * turn) ** 2 + cotangent * jnp.sin(turn))
 

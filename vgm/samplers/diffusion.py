@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vgm.bounds.diffusion import Chain, predict
+from vgm.bounds.diffusion import Chain, denoise
 from vgm.densities import normal
 from vgm.numerics import at_least_float32
 from vgm.processes import gaussian
@@ -129,7 +129,7 @@ def _run(
         t, width = grid_time(index, num_steps, z_t.dtype)
         gamma_t = chain.schedule.gamma(t)
         increment = chain.schedule.increment(t, width)
-        x_hat = chain.parameterisation.to_x(z_t, predict(z_t, gamma_t, chain), gamma_t)
+        x_hat = denoise(z_t, gamma_t, chain)
         z_s = step(key, z_t, x_hat, gamma_t, increment)
         return z_s, keep(z_s, x_hat)
 

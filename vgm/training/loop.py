@@ -162,7 +162,7 @@ def run_steps(
 
 def compile_ahead(
     steps: Any, key: PRNGKey, state: TrainState, data: Batch
-) -> tuple[Callable[..., tuple[TrainState, StepMetrics]], float]:
+) -> tuple[Any, float]:
     """``compile_steps`` for given arguments, compiled before the first call.
 
     Args:
@@ -172,7 +172,7 @@ def compile_ahead(
         data: The whole data set, on the device.
 
     Returns:
-        The function, and the seconds that compiling it took.
+        The function, a program of JAX, and the seconds that compiling it took.
     """
     start = time.perf_counter()
     compiled = steps.lower(key, state, data, jnp.int32(0)).compile()
