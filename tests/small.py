@@ -19,6 +19,7 @@ TINY = {
 }
 
 RESULT = {
+    "model": "vae (mlp)",
     "num_examples": 3,
     "split": "test",
     "num_elbo_samples": 1,

@@ -211,6 +211,15 @@ def test_a_table_says_which_steps_of_a_diffusion_it_is_of(num_times, said):
     assert rows["  denoising matching"] == ("0.50 nats", said)
 
 
+def test_a_table_says_what_exact_is_of_a_solved_equation():
+    for model, said in (
+        ("flow (glow)", "3 test examples, exact"),
+        ("flow (continuous)", "3 test examples, exact to the tolerance of a solver"),
+    ):
+        rows = rows_of(is_exact=True, model=model, observation="density")
+        assert rows["log p(x)"][1] == said
+
+
 def test_a_table_of_reals_and_of_a_target_is_in_nats():
     assert rows_of(observation="density")["baseline"][0] == "-9.00 nats"
     rows = rows_of(log_normalizer_nats=2.5, pareto_k=0.1)

@@ -68,11 +68,12 @@ def result_table(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     steps = result["num_steps"]
     of_steps = "" if steps is None else f", T = {steps} steps"
     exact = result["is_exact"]
+    solved = " to the tolerance of a solver" if "continuous" in result["model"] else ""
     table = [
         (
             observed(result) if exact else "ELBO",
             measured("elbo", 2),
-            f"{examples}, exact" if exact else f"{examples}, {draws}{of_steps}",
+            f"{examples}, exact{solved}" if exact else f"{examples}, {draws}{of_steps}",
         ),
         ("  reconstruction", f"{number(result['reconstruction_nats'], 2)} nats", ""),
         ("  prior matching", f"{number(result['prior_matching_nats'], 2)} nats", ""),
