@@ -11,7 +11,7 @@ from small import RESULT, TINY, Noise, changed
 
 from vgm import bijections, models
 from vgm.bounds.elbo import ElboTerms, single_latent_terms
-from vgm.evaluation import figures, likelihood
+from vgm.evaluation import figures, imputation, likelihood, surgery
 from vgm.experiment import fitting, numbers, pictures, results, setup, splits, tables
 from vgm.experiment.reporter import Reporter
 from vgm.models import flows, layers
@@ -54,6 +54,31 @@ def test_what_is_reported_is_in_full_precision_on_every_machine(key, measure, kw
         measure(key, jnp.ones(()), data, batch_size=2, **given)
         assert jax.config.jax_default_matmul_precision == "tensorfloat32"
     assert model.precisions == {"highest"}
+
+
+@pytest.mark.parametrize(
+    ("reported", "arguments"),
+    [
+        (results.evaluate, ("experiment", "params")),
+        (imputation.impute, ("key", "params", "x")),
+        (surgery.elbo_surgery, ("key", "params", "encoding", "average_kl")),
+    ],
+)
+def test_whatever_else_is_reported_is_in_full_precision(unchecked, reported, arguments):
+    """Seen by the first of its arguments that is looked into."""
+    seen = []
+
+    class Looked:
+        def __getattr__(self, name):
+            seen.append(jax.config.jax_default_matmul_precision)
+            raise LookupError(name)
+
+    looked = dict.fromkeys(arguments, Looked())
+    more = {} if reported is results.evaluate else {"model": Looked()}
+    more |= {"num_samples": 1} if reported is imputation.impute else {}
+    with jax.default_matmul_precision("tensorfloat32"), pytest.raises(LookupError):
+        reported(**looked, **more)
+    assert seen == ["highest"]
 
 
 def test_numbers_of_a_split_are_of_its_values():

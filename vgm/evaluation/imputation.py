@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vgm.models.protocol import LatentVariableModel, Reconstructing
+from vgm.precision import in_full_precision
 from vgm.shapes import require_positive
 from vgm.types import Condition, Masked, Params, PRNGKey
 
 
+@in_full_precision
 def impute(
     key: PRNGKey,
     params: Params,

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vgm.models.protocol import Encoding, LatentVariableModel
+from vgm.precision import in_full_precision
 from vgm.types import Params, PRNGKey, Scalar
 
 
@@ -33,6 +34,7 @@ class Surgery(NamedTuple):
     marginal_kl: Scalar
 
 
+@in_full_precision
 def elbo_surgery(
     key: PRNGKey,
     params: Params,

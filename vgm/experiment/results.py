@@ -31,6 +31,7 @@ from vgm.experiment.reporter import Progress, Reporter
 from vgm.experiment.setup import Experiment
 from vgm.models import LatentVariableModel
 from vgm.models.target import TargetFlow
+from vgm.precision import in_full_precision
 from vgm.types import Batch, Params, PRNGKey
 
 Change = Callable[[configs.Config], configs.Config]
@@ -39,6 +40,7 @@ NUM_WEIGHTS = 10_000
 """Draws whose largest weights tell their tail."""
 
 
+@in_full_precision
 def evaluate(
     experiment: Experiment,
     params: Params,
