@@ -10,6 +10,8 @@ import pytest
 from compilation import CACHE, FLAGS
 
 os.environ.setdefault("XLA_FLAGS", FLAGS)
+# Scripts keep compiled programs in the user's cache: not those of tests.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 # Tracing makes many objects that stay: to look for garbage among them takes time.
 gc.set_threshold(50_000, 20, 100)
 

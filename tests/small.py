@@ -1,6 +1,8 @@
 """Small models, presets made small, and the numbers of a result."""
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -53,6 +55,17 @@ def changed(preset: str, values: dict[str, Any]) -> configs.Config:
             value = dataclasses.replace(getattr(config, section), **{field: value})
         config = dataclasses.replace(config, **{section or field: value})
     return config
+
+
+def trained(
+    folder: Path, arguments: list[str], name: str = "run"
+) -> tuple[Path, dict[str, Any]]:
+    """A run by scripts/train.py, and its result."""
+    import train
+
+    run_dir = folder / name
+    assert train.main([*arguments, "--run-dir", str(run_dir)]) == 0
+    return run_dir, json.loads((run_dir / "result.json").read_text())
 
 
 def small_vae(**kw: Any) -> Any:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 
-import chex
 import compare
 import evaluate
 import jax
@@ -55,7 +54,10 @@ def test_denoisers_are_batch_free_and_start_at_zero(key, network):
         together = network.apply(params, z, time, context, train=False)
         return together, jax.vmap(one)(z, time, context)
 
-    chex.assert_trees_all_equal(both(params)[0], jnp.zeros((3, 4, 4, 2, 3)))
+    # Nothing that they are added to changes by a bit.
+    start = both(params)[0]
+    assert start.shape == (3, 4, 4, 2, 3)
+    np.testing.assert_array_equal(start + 1e-20, np.float32(1e-20))
     together, alone = both(disturbed(params))
     assert together.shape == (3, 4, 4, 2, 3)
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
@@ -225,8 +227,7 @@ QUICK = {
     ids=["bound", "least variance", "weighted"],
 )
 @pytest.mark.slow
-def test_a_diffusion_runs_through_the_scripts(tmp_path, monkeypatch, capsys, extra):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+def test_a_diffusion_runs_through_the_scripts(tmp_path, capsys, extra):
     run_dir = tmp_path / "run"
     quick = [str(part) for pair in QUICK.items() for part in pair]
     flags = [*quick, *extra.split(), "--run-dir", str(run_dir)]

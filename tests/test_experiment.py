@@ -60,11 +60,6 @@ KEYS = set(
 )
 
 
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "quick"
@@ -566,15 +561,12 @@ def command(run_dir, *extra):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_parameters(tmp_path):
-    # The processes find the programs that the run without interruption compiled.
-    cache = jax.config.jax_compilation_cache_dir
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train.main(command(whole)[2:]) == 0
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     generator, extra, kills = random.Random(0), (), 0
     for _ in range(2):
-        process = subprocess.Popen(command(killed, *extra), env=environment, **quiet)
+        process = subprocess.Popen(command(killed, *extra), **quiet)
         newest, goal = killed / "checkpoints", generator.randint(5, 30)
         deadline = time.monotonic() + 120
         before = last_step(newest)

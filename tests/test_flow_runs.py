@@ -13,7 +13,7 @@ import sample
 import scipy.stats
 import train
 from bad_input import check_one_line
-from small import TINY, changed
+from small import TINY, changed, trained
 
 import vgm
 from vgm import configs
@@ -24,12 +24,6 @@ from vgm.experiment.reporter import Reporter
 
 SHORT = ["--train.num-steps", "40", "--train.eval-every", "20"]
 SMALL = [*SHORT, "--model.hidden", "8", "--flow.num-layers", "2"]
-
-
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch, tmp_path):
-    """Scripts keep compiled programs in the user's cache: not those of tests."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def write_table(path, rows, header=None):
@@ -202,11 +196,9 @@ def test_a_table_with_gaps_is_modelled(tmp_path):
 
 @pytest.mark.slow
 def test_a_table_is_reported_in_its_own_units(tmp_path, capsys):
-    run_dir = tmp_path / "run"
     arguments = ["nsf-tabular", *SMALL, "--data.path", str(normal_table(tmp_path))]
     arguments += ["--optimizer.learning-rate", "1e-3", "--train.batch-size", "64"]
-    assert train.main([*arguments, "--run-dir", str(run_dir)]) == 0
-    result = json.loads((run_dir / "result.json").read_text())
+    run_dir, result = trained(tmp_path, arguments)
     assert result["is_exact"]
     assert result["bits_per_dim"] is None
     # The entropy of that normal: standard deviations 50 and 0.01 sqrt(2), less the
@@ -226,11 +218,9 @@ def test_a_table_is_reported_in_its_own_units(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_target_gives_its_normaliser(tmp_path, capsys):
-    run_dir = tmp_path / "run"
     settings = ["--evaluation.num-importance-samples", "200"]
     arguments = ["flow-target-2d", *SMALL, *settings, "--train.num-steps", "200"]
-    assert train.main([*arguments, "--run-dir", str(run_dir)]) == 0
-    result = json.loads((run_dir / "result.json").read_text())
+    run_dir, result = trained(tmp_path, arguments)
     assert result["log_normalizer_nats"] == math.log(4 * math.pi)
     assert result["elbo_nats"] <= result["log_normalizer_nats"] + 0.01
     assert abs(result["log_evidence_nats"] - result["log_normalizer_nats"]) < 0.3
@@ -253,10 +243,8 @@ def test_a_target_gives_its_normaliser(tmp_path, capsys):
     ids=lambda arguments: arguments[0],
 )
 def test_presets_train_to_a_report(arguments, tmp_path):
-    run_dir = tmp_path / "run"
     few = ["--evaluation.num-importance-samples", "4", "--evaluation.chunk-size", "2"]
-    assert train.main([*arguments, *few, "--run-dir", str(run_dir)]) == 0
-    result = json.loads((run_dir / "result.json").read_text())
+    run_dir, result = trained(tmp_path, [*arguments, *few])
     assert math.isfinite(result["elbo_nats"])
     with (run_dir / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -269,7 +257,7 @@ def test_presets_train_to_a_report(arguments, tmp_path):
 
 @pytest.mark.slow
 def test_made_trains_on_bits(tmp_path):
-    archive, run_dir = tmp_path / "own.npz", tmp_path / "run"
+    archive = tmp_path / "own.npz"
     x = (np.random.default_rng(0).random((400, 3, 3, 1)) < 0.2).astype(np.uint8)
     x[:, 1] = x[:, 0]  # a row that the one before decides
     np.savez(archive, x_train=x[:300], x_test=x[300:], levels=2)
@@ -277,8 +265,7 @@ def test_made_trains_on_bits(tmp_path):
     arguments += ["400", "--data.path", str(archive), "--data.num-validation", "50"]
     arguments += ["--model.dropout", "0", "--optimizer.learning-rate", "1e-2"]
     arguments += ["--optimizer.warmup-steps", "10", "--optimizer.ema-decay", "0.9"]
-    assert train.main([*arguments, "--run-dir", str(run_dir)]) == 0
-    result = json.loads((run_dir / "result.json").read_text())
+    _, result = trained(tmp_path, arguments)
     assert result["is_exact"]
     assert result["prior_matching_nats"] == 0.0
     # Six bits of entropy 0.5 nats each where independence pays for nine.

@@ -12,6 +12,7 @@ import pytest
 import sample
 import train
 from bad_input import check_one_line
+from small import trained
 
 import vgm
 from vgm import configs
@@ -23,12 +24,6 @@ FEW = ["--evaluation.num-importance-samples", "4", "--evaluation.chunk-size", "2
 SMALL = [*SHORT, *FEW, "--model.hidden", "8"]
 NARROW = ["--latent.hidden", "8"]
 THREE = ["--model.latent-dim", "3"]
-
-
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch, tmp_path):
-    """Scripts keep compiled programs in the user's cache: not those of tests."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def bits_archive(tmp_path, side=4):
@@ -44,12 +39,6 @@ def bits_archive(tmp_path, side=4):
         levels=2,
     )
     return ["--data.path", str(archive), "--data.num-validation", "50"]
-
-
-def trained(tmp_path, arguments, name="run"):
-    run_dir = tmp_path / name
-    assert train.main([*arguments, "--run-dir", str(run_dir)]) == 0
-    return run_dir, json.loads((run_dir / "result.json").read_text())
 
 
 def test_a_hierarchy_from_flags_to_a_report(tmp_path, capsys):

@@ -62,6 +62,7 @@ def split_numbers(
     denoising = np.asarray(terms.denoising_matching)
     num_steps, drawn = _steps(config)
     numbers: dict[str, Any] = {
+        "model": f"{config.model.family} ({config.model.architecture})",
         "split": split,
         "observation": config.data.observation,
         "binarization": _binarization(experiment),

@@ -240,7 +240,6 @@ def report(
     rates = [row["steps_per_second"] for row in rows]
     result = {
         "preset": config.preset,
-        "model": f"{config.model.family} ({config.model.architecture})",
         "data": config.data.name,
         "test_digest": experiment.form.test_digest,
         "labels_digest": experiment.form.labels_digest,
