@@ -67,6 +67,12 @@ def _require_comparable(finished: list[tuple[Path, dict]]) -> None:
     first_path, first = finished[0]
     for path, result in finished[1:]:
         for name in SAME:
+            if name not in first or name not in result:
+                old = path if name in first else first_path
+                raise UserError(
+                    f"{old} was made by an earlier version, which did not record "
+                    f"{name}; train it again to compare it"
+                )
             before, after = first.get(name), result.get(name)
             if before != after and name in DIGESTS:
                 raise UserError(

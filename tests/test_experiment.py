@@ -28,7 +28,7 @@ from small import changed
 from test_data import make_idx_folder
 
 import vgm
-from vgm import cli, configs, experiment
+from vgm import cli, configs, data, experiment
 from vgm.bounds.elbo import single_latent_terms
 from vgm.errors import UserError
 from vgm.evaluation import figures, likelihood
@@ -440,6 +440,14 @@ def test_sample_writes_an_array_and_a_picture(finished_run, tmp_path, capsys):
     assert re.search("--seed: .* exists already", capsys.readouterr().err)
 
 
+def test_labels_are_of_their_examples_in_any_order():
+    x, labels = np.arange(12, dtype=np.float32).reshape(4, 3), np.asarray([1, 0, 1, 2])
+    digest = setup._labelled_digest(data.Split(x, labels))
+    order = [2, 0, 3, 1]
+    assert setup._labelled_digest(data.Split(x[order], labels[order])) == digest
+    assert setup._labelled_digest(data.Split(x, labels[order])) != digest
+
+
 def test_compare_prints_a_table_and_refuses_to_mix(finished_run, tmp_path, capsys):
     assert compare.main([str(finished_run), str(finished_run)]) == 0
     assert "bits/dim" in capsys.readouterr().out
@@ -457,6 +465,11 @@ def test_compare_prints_a_table_and_refuses_to_mix(finished_run, tmp_path, capsy
         digest,
         labels,
     ):
+        older = {key: result[key] for key in result if key != name}
+        (other / "result.json").write_text(json.dumps(older))
+        assert compare.main([str(finished_run), str(other)]) == 2
+        said_of_older = f"{other} was made by an earlier version, which did not record"
+        assert f"{said_of_older} {name};" in capsys.readouterr().err
         changed = {**result, name: value}
         (other / "result.json").write_text(json.dumps(changed))
         assert compare.main([str(finished_run), str(other)]) == 2

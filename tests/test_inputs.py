@@ -646,21 +646,18 @@ def test_weights_of_another_shape_are_no_batch(key):
         objective.negative_elbo(model)(key, params, Batch(x, None, np.ones((5, 1))))
 
 
-def test_an_example_of_weight_zero_does_not_count_whatever_it_is():
-    """One outside a density's support must not make the batch's loss NaN."""
-    for value in (np.nan, np.inf, -np.inf):
-        values, weight = jnp.asarray([3.0, value]), jnp.asarray([0.5, 0.0])
-        loss, slope = jax.value_and_grad(objective.weighted_mean)(values, weight)
-        assert loss == 3.0
-        assert slope.tolist() == [1.0, 0.0]
-
-
 def test_a_falling_gamma_has_no_bound():
     """Log SNR for gamma: its terms would fall without an end as a network learns."""
-    fall, error = jnp.asarray(-0.3), jnp.ones(2)
-    assert np.isnan(bound.denoising_matching(error, fall))
-    assert np.isnan(bound.denoising_matching_continuous(error, fall))
-    assert bound.denoising_matching(error, 0.0 * fall) == 0.0
+    falling = schedules.from_gamma(lambda t: 5.0 - 18.0 * t)
+    eps = gaussian.PARAMETERISATIONS["eps"]
+    chain = bound.Chain(falling, lambda z, gamma: z, eps, jnp.sum)
+    t = jnp.asarray([0.2, 0.7])
+    for terms in (
+        bound.discrete_terms(KEY, V, chain, num_steps=3),
+        bound.sampled_terms(KEY, V, t, chain, num_steps=3),
+        bound.continuous_terms(KEY, V, t, chain),
+    ):
+        assert np.isnan(terms.elbo)
 
 
 def test_bytes_are_dequantised_as_integers_are():
@@ -715,8 +712,12 @@ def test_a_prior_is_of_the_posteriors_latents(key):
     family = likelihoods.likelihood("normal")
     model = VAE(*networks, family, posteriors.diagonal(2), priors.standard_normal(3))
     x = jax.random.normal(key, (5, 3))
-    with pytest.raises(ValueError, match=re.escape("the prior is of latents (3,)")):
-        model.elbo_terms(key, model.init(key, x), x)
+    params = model.init(key, x)
+    for weigh in (model.elbo_terms, model.log_weight):
+        with pytest.raises(
+            ValueError, match=r"z of the prior must have shape \(5, 3\)"
+        ):
+            weigh(key, params, x)
 
 
 def test_levels_that_are_reals_are_refused_from_the_start(key):

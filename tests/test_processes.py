@@ -280,3 +280,22 @@ def test_jit_and_vmap_give_the_plain_numbers(key):
             rtol=1e-6,
             atol=1e-6,
         )
+
+
+def test_a_schedule_of_ones_own_may_turn_within_a_step(x64):
+    """Where five nodes do not see a bump, the difference of gammas does."""
+
+    def bumped(t):
+        return 16.0 * t - 11.0 + 0.05 * jnp.tanh(1000.0 * (t - 0.495))
+
+    t, width = jnp.linspace(0.01, 1.0, 100), jnp.asarray(0.01)
+    rise = jax.vmap(schedules.from_gamma(bumped).increment, (0, None))(t, width)
+    np.testing.assert_allclose(rise, bumped(t) - bumped(t - width), rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["linear", "polynomial", "from_gamma"])
+def test_times_may_be_plain_numbers(unchecked, name):
+    schedule = SCHEDULES[name]()
+    np.testing.assert_allclose(schedule.gamma(1), MAX, rtol=1e-6)
+    rises = schedule.increment(1, 0.25), schedule.increment(np.float32(1.0), 0.25)
+    np.testing.assert_array_equal(*rises)

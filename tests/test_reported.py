@@ -60,6 +60,7 @@ def test_what_is_reported_is_in_full_precision_on_every_machine(key, measure, kw
     ("reported", "arguments"),
     [
         (results.evaluate, ("experiment", "params")),
+        (results.dissect, ("experiment", "params")),
         (imputation.impute, ("key", "params", "x")),
         (surgery.elbo_surgery, ("key", "params", "encoding", "average_kl")),
     ],
@@ -74,7 +75,7 @@ def test_whatever_else_is_reported_is_in_full_precision(unchecked, reported, arg
             raise LookupError(name)
 
     looked = dict.fromkeys(arguments, Looked())
-    more = {} if reported is results.evaluate else {"model": Looked()}
+    more = {"model": Looked()} if "key" in arguments else {}
     more |= {"num_samples": 1} if reported is imputation.impute else {}
     with jax.default_matmul_precision("tensorfloat32"), pytest.raises(LookupError):
         reported(**looked, **more)

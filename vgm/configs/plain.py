@@ -53,7 +53,7 @@ def from_dict(plain: dict[str, Any]) -> Config:
             field.name: _build(field.type, plain[field.name]) for field in sections
         }
         return Config(**{**plain, **built})
-    except (TypeError, KeyError) as error:
+    except (AttributeError, TypeError, KeyError) as error:
         raise UserError(
             f"config.json does not fit this version of vgm ({error}); train again"
         ) from error

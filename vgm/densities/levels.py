@@ -49,7 +49,7 @@ def integers(x: Array, levels: int) -> Array:
             f"levels are integers 0 .. {levels - 1}; got {x.dtype}: images scaled to "
             "[0, 1] are to be rounded to levels, or are a density's"
         )
-    return x.astype(jnp.promote_types(x.dtype, jnp.int32))
+    return x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
 
 
 def log1mexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

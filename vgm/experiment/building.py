@@ -24,7 +24,8 @@ class DataForm(NamedTuple):
         test_digest: Hash of the test examples as they are stored, in any order.
         train_digest: Hash of the training examples, in their order.
         validation_digest: Hash of the validation examples, in theirs.
-        labels_digest: Hash of the test examples' labels, for a conditional model.
+        labels_digest: Hash of the test examples with their labels, in any order, for a
+            conditional model.
     """
 
     event_shape: tuple[int, ...]

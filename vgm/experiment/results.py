@@ -171,6 +171,7 @@ def _active_units(
     return estimates.active_units(means)
 
 
+@in_full_precision
 def dissect(
     experiment: Experiment, params: Params, *, split: str = "test", limit: int = 2000
 ) -> surgery.Surgery:

@@ -67,7 +67,7 @@ def prepare(config: configs.Config) -> Experiment:
     model = build_model(config, form)
     if config.model.conditional:
         _require_labels(dataset, form.num_classes)
-        form = form._replace(labels_digest=_ordered_digest(dataset.test))
+        form = form._replace(labels_digest=_labelled_digest(dataset.test))
     if config.train.patience and dataset.validation is None:
         trained_on = config.data.train_on_validation
         flag = "no-train-on-validation" if trained_on else "num-validation"
@@ -142,6 +142,14 @@ def _digest(x: np.ndarray) -> str:
         return hashlib.sha256(str(x.shape).encode()).hexdigest()[:16]
     whole = rows.view(f"V{rows.shape[1] * rows.itemsize}").ravel()
     return hashlib.sha256(np.sort(whole).tobytes()).hexdigest()[:16]
+
+
+def _labelled_digest(split: data.Split) -> str:
+    """Of examples with their labels, in any order."""
+    parts = split.x, np.asarray(split.labels, np.int64)[:, None]
+    size = len(split.x)
+    both = [np.frombuffer(x.tobytes(), np.uint8).reshape(size, -1) for x in parts]
+    return _digest(np.hstack(both))
 
 
 def _ordered_digest(split: data.Split) -> str:

@@ -134,6 +134,7 @@ class VAE(LatentVariableModel):
 
     def log_prior(self, params: Params, z: Latents) -> Float[Array, " batch"]:
         """log p(z)."""
+        self._require_latents(z)
         return self.prior.log_prob(self._prior_params(params), z)
 
     def prior_matching(
@@ -144,6 +145,7 @@ class VAE(LatentVariableModel):
         log_q: Float[Array, " batch"],
     ) -> Float[Array, " batch"]:
         """KL(q(z | x) || p(z)), or without a closed form its log ratio at z."""
+        self._require_latents(z)
         if self.prior.is_standard and self.posterior.kl_standard is not None:
             return self.posterior.kl_standard(encoding)
         return log_q - self.log_prior(params, z)
@@ -176,8 +178,6 @@ class VAE(LatentVariableModel):
         train: bool = False,
     ) -> elbo.ElboTerms:
         """One draw of (1), with ``prior_matching``; under dropout if ``train``."""
-        # Here, for a Markov hierarchy's VAE has the prior of its top.
-        priors.prior_of(self.posterior, self.prior)
         key_z, key_encoder, key_decoder = jax.random.split(key, 3)
         encoding = self.encode(
             params, x, condition, dropout_key=key_encoder if train else None
@@ -250,6 +250,11 @@ class VAE(LatentVariableModel):
         expected = (len(features), self.posterior.num_outputs)
         require("the encoder's outputs", outputs, expected)
         return self.posterior.encoding(outputs)
+
+    def _require_latents(self, z: Latents) -> None:
+        """Against a posterior of other latents than the prior's."""
+        if self.prior.latent_shape is not None:
+            require("z of the prior", z, (len(z), *self.prior.latent_shape))
 
     def _prior_params(self, params: Params) -> Params:
         own = params.get("prior", {})

@@ -29,7 +29,7 @@ ValueAndGrad = Callable[
 def weighted_mean(
     values: Float[Array, " batch"], weight: Float[Array, " batch"]
 ) -> Scalar:
-    """sum(weight * values) / sum(weight); an example of weight 0 does not count.
+    """sum(weight * values) / sum(weight); of weight 0 a finite value does not count.
 
     >>> import jax.numpy as jnp
     >>> float(weighted_mean(jnp.asarray([1.0, 5.0]), jnp.asarray([1.0, 0.0])))
@@ -46,8 +46,6 @@ def weighted_mean(
         ValueError: If the shapes of the arguments do not fit.
     """
     require_same("weighted_mean", values=values, weight=weight)
-    # Of weight 0 not even NaN.
-    values = jnp.where(weight > 0.0, values, 0.0)
     return jnp.sum(weight * values) / jnp.sum(weight)
 
 
@@ -82,8 +80,8 @@ def negative_elbo(
     require_positive(num_samples=num_samples)
     if free_nats is not None and getattr(model, "has_signed_terms", False):
         raise UserError(
-            "free_nats needs divergences, and the terms of this model's layers are "
-            "signed; use kl_weight"
+            "free_nats needs divergences, and the means of this model's terms are "
+            "none; use kl_weight"
         )
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> tuple[Scalar, ElboTerms]:
