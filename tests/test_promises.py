@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normals
-from small import changed, small_diffusion, small_ladder, small_vae
+from small import changed, small_diffusion, small_vae
 
 from vgm import cli, configs, models
 from vgm.bijections import continuous
@@ -267,10 +267,9 @@ def test_each_number_is_drawn_at_its_own_place(key):
     ("model", "event_shape"),
     [
         (small_vae(event_shape=(64,), hidden=(64,)), (64,)),
-        (small_ladder(), (4, 4, 1)),
         (small_diffusion(), (2,)),
     ],
-    ids=["vae", "ladder", "diffusion"],
+    ids=["vae", "diffusion"],
 )
 def test_no_kernel_starts_with_equal_numbers(key, model, event_shape):
     """A constant of a program, XLA may read past its one number (README)."""

@@ -12,7 +12,7 @@ from vgm.types import PRNGKey
 def next_to_zero(
     key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 ) -> Array:
-    """Numbers about 1e-30: added to anything, they leave its last bit.
+    """Numbers about 1e-30: they leave every bit of what they are usually added to.
 
     Not zeros, for a program that holds a kernel of equal numbers as a constant may be
     miscompiled on CPUs (README, "Known problems").
