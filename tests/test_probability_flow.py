@@ -141,8 +141,9 @@ def test_a_models_weights_are_those_of_its_chains(key, monkeypatch):
     model = small_diffusion(num_classes=3)
     x, labels = 3.0 + 2.0 * normals(key, (2, 2)), jnp.asarray([0, 2])
     params = disturbed(jax.jit(model.init)(key, x, labels))
-    given = key, model, params, x
-    found = jax.jit(lambda: models.probability_flow.log_weight(*given, labels))()
+    given = key, model, params
+    weigh = jax.jit(lambda *of: models.probability_flow.log_weight(*given, *of))
+    found = weigh(x, labels)
 
     @jax.jit
     def by_hand(key, x, label):
@@ -152,18 +153,17 @@ def test_a_models_weights_are_those_of_its_chains(key, monkeypatch):
     one_by_one = map(by_hand, jax.random.split(key, 2), x, labels)
     # The solver's steps in single precision are not the same ones in a batch.
     np.testing.assert_allclose(found, jnp.stack([*one_by_one]), atol=1e-3)
-    others = jax.jit(lambda: models.probability_flow.log_weight(*given, labels[::-1]))()
-    assert (np.abs(found - others) > 3e-3).all()
+    assert (np.abs(found - weigh(x, labels[::-1])) > 3e-3).all()
     with pytest.raises(ValueError, match=r"x must have shape \(2, 2\); got"):
         models.probability_flow.log_weight(key, model, params, x[:, :1], labels)
     # An example of which nothing can be said leaves the others alone.
-    lost = jax.jit(lambda x: models.probability_flow.log_weight(*given[:3], x, labels))
-    assert np.isnan(lost(x.at[0, 0].set(jnp.nan))).tolist() == [True, False]
+    lost = weigh(x.at[0, 0].set(jnp.nan), labels)
+    assert np.isnan(lost).tolist() == [True, False]
     seen = []
     monkeypatch.setattr(
         continuous, "integrate", lambda *_, tolerance: seen.append(tolerance) or (_[1])
     )
-    models.probability_flow.log_weight(*given, labels, tolerance=0.25)
+    models.probability_flow.log_weight(*given, x, labels, tolerance=0.25)
     assert seen == [0.25]
 
 

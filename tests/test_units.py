@@ -120,15 +120,17 @@ def test_a_unit_shifts_the_bound_by_its_logarithm_and_changes_nothing_else(name,
 
     @jax.jit
     def trained(x):
-        start = params = model.init(key, x)
+        start = model.init(key, x)
 
         def loss(p):
             return -jnp.mean(model.elbo_terms(key, p, x).elbo)
 
-        for _ in range(3):
+        def descend(_, params):
             # Signs: as Adam, which knows no unit of a parameter.
             step = jax.tree.map(lambda g: 1e-2 * jnp.tanh(g), jax.grad(loss)(params))
-            params = jax.tree.map(jnp.subtract, params, step)
+            return jax.tree.map(jnp.subtract, params, step)
+
+        params = jax.lax.fori_loop(0, 3, descend, start)
         drawn = model.sample(key, params, 5)
         units = [each.get("base", each)["unit"] for each in (start, params)]
         return units, model.elbo_terms(key, params, x).elbo, drawn
