@@ -73,7 +73,7 @@ def _require_comparable(finished: list[tuple[Path, dict]]) -> None:
                     f"{old} was made by an earlier version, which did not record "
                     f"{name}; train it again to compare it"
                 )
-            before, after = first.get(name), result.get(name)
+            before, after = first[name], result[name]
             if before != after and name in DIGESTS:
                 raise UserError(
                     f"{path} and {first_path} report on different {DIGESTS[name]} of "
